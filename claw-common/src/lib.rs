@@ -1,0 +1,15 @@
+//! The wire between the BPF programs and the agent: ring-buffer events, the
+//! per-target configuration, and the reasons for which an event can be lost.
+//!
+//! Both sides compile this crate, so every type is `#[repr(C)]`, has no
+//! padding that either side would leave unset, and has its size asserted
+//! below. It owns layouts only: reading them is `decode.rs` on the user side.
+#![no_std]
+
+pub mod config;
+pub mod event;
+pub mod loss;
+
+pub use config::{GoTarget, LabelLayout, TenantKey};
+pub use event::{EventHeader, EventKind, RecordedLabel};
+pub use loss::{Counter, LossReason};

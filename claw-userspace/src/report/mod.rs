@@ -1,0 +1,3 @@
+//! The report: one model, several formats.
+
+pub mod model;

@@ -1,0 +1,270 @@
+//! The report's shape, exactly as the JSON schema publishes it
+//! (`schema/report-1.json`). An unknown value is `null`, never 0. Strings are
+//! already cleaned of control characters when they get here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::stream::{Blocked, StepStatus};
+
+pub const SCHEMA: &str = "claw-ebpf/report/1";
+pub const AGENT: &str = "Data Analyst";
+pub const TASK: &str = "Runtime Memory Leak Detection";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: String,
+    pub execution_id: String,
+    pub agent: String,
+    /// RFC 3339, UTC.
+    pub timestamp: String,
+    pub task: String,
+    pub host: String,
+    pub environment: Option<String>,
+    pub duration_s: f64,
+    pub execution_log: Vec<LogEntry>,
+    pub targets: Vec<Target>,
+    pub tenants: Vec<Tenant>,
+    /// Worst first.
+    pub findings: Vec<Finding>,
+    pub summary: Summary,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// From 1.
+    pub step: u32,
+    pub action: String,
+    pub detail: String,
+    pub status: StepStatus,
+    pub elapsed_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub pid: u32,
+    pub name: String,
+    pub runtime: String,
+    pub version: String,
+    pub mode: String,
+    pub stripped: bool,
+    /// Container id, or null on the host.
+    pub container: Option<String>,
+    pub image: Option<String>,
+    pub events: Events,
+    pub overhead: Overhead,
+    pub blocked: Vec<Blocked>,
+    /// In-use bytes sampled since attach, unsampled estimate, with its
+    /// standard error.
+    pub live_bytes: Option<f64>,
+    pub live_bytes_se: Option<f64>,
+    pub rss_bytes: Option<u64>,
+    /// GC cycles seen since attach.
+    pub gc_cycles: Option<u64>,
+    /// Why it is no longer watched, or null.
+    pub gone: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    pub received: u64,
+    /// By reason; reasons that never occurred are present with 0.
+    pub lost: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overhead {
+    pub hits: u64,
+    /// Share of one CPU spent in probes; null before the first interval.
+    pub estimated_ratio: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tenant {
+    pub tenant: String,
+    pub pid: u32,
+    /// In-use bytes of what was sampled since attach, unsampled estimate.
+    pub live_bytes: Option<f64>,
+    pub live_bytes_se: Option<f64>,
+    pub live_objects: Option<f64>,
+    pub alloc_bytes_per_s: Option<f64>,
+    /// Alive among those created since attach.
+    pub goroutines: Option<u64>,
+    /// In-use bytes per unit of the tenant's own work, normalised to its own
+    /// rolling baseline; null until there is one.
+    pub coefficient: Option<f64>,
+    pub anomaly_score: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Heap,
+    Goroutine,
+    Thread,
+    Rss,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Unknown,
+    Suspect,
+    Leak,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Low,
+    Medium,
+    High,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Stable across runs and builds for the same subject.
+    pub id: String,
+    pub kind: Kind,
+    pub verdict: Verdict,
+    pub severity: Severity,
+    /// 0 to 1.
+    pub confidence: f64,
+    pub pid: u32,
+    pub process: String,
+    pub tenant: String,
+    pub site: Site,
+    pub growth: Growth,
+    pub live: Live,
+    /// RFC 3339: when the first object or goroutine of the leak was seen.
+    pub since: String,
+    /// From the start of watching to the first `leak` or `suspect` verdict.
+    pub detected_after_s: f64,
+    pub blocked_on: Option<BlockedOn>,
+    pub evidence: Vec<Evidence>,
+    pub holder: Option<Holder>,
+    pub remedy: Option<Remedy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Site {
+    pub id: String,
+    /// The culprit: first frame outside the runtime and the standard library.
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    /// Leaf first, runtime frames of the allocator left out.
+    pub stack: Vec<StackFrame>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StackFrame {
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub inlined: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Growth {
+    /// Of the heap in use at attach; null when that is unknown.
+    pub percent_per_minute: Option<f64>,
+    pub bytes_per_minute: Option<f64>,
+    /// Objects or goroutines.
+    pub count_per_minute: Option<f64>,
+    /// 95 % interval of `bytes_per_minute` (heap) or `count_per_minute`
+    /// (goroutines, threads).
+    pub interval95: Option<[f64; 2]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Live {
+    pub bytes: Option<f64>,
+    pub objects: Option<f64>,
+    pub oldest_s: Option<f64>,
+    /// 5th, 50th and 95th percentile of the ages of live samples, seconds.
+    pub age_s: Option<[f64; 3]>,
+    /// The same for lifetimes of what was freed; null when nothing was.
+    pub freed_lifetime_s: Option<[f64; 3]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockedOn {
+    pub reason: String,
+    pub function: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvidenceKind {
+    Trend,
+    Age,
+    Baseline,
+    Forest,
+    Blocked,
+    Proof,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub kind: EvidenceKind,
+    pub detail: String,
+    pub value: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Holder {
+    pub root: String,
+    pub path: Vec<HolderStep>,
+    pub objects: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HolderStep {
+    #[serde(rename = "type")]
+    pub type_name: String,
+    pub field: Option<String>,
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remedy {
+    pub text: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub leaks_detected: u32,
+    pub suspects: u32,
+    /// Of the worst finding; null when there is none.
+    pub severity: Option<Severity>,
+    /// Of the first `leak`; null when there is none.
+    pub time_to_detect_s: Option<f64>,
+    pub lost_events: u64,
+    /// False when too little was seen to say anything (no GC cycle, nothing
+    /// watched): then an empty list of findings means nothing.
+    pub enough_evidence: bool,
+    pub why_not_enough: Option<String>,
+}
+
+/// One line of `--format jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum JsonLine {
+    Step(LogEntry),
+    Target(Target),
+    /// Sent when a finding is new or its verdict or severity changed.
+    Finding(Finding),
+    /// Once per interval.
+    Interval {
+        duration_s: f64,
+        tenants: Vec<Tenant>,
+        events: Events,
+    },
+    Report(Box<Report>),
+}

@@ -1,0 +1,159 @@
+//! What flows from the live half (probes, symbols, process facts) to the pure
+//! half (`engine`), in order. A recording is this stream in a file, which is
+//! why `replay` finds what `watch` found.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::Event;
+use crate::symbol::Frame;
+
+/// One step of the stream. Everything the engine knows arrives as one of
+/// these; time is the `t_ns` in them (`CLOCK_MONOTONIC`, ns), never a clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Item {
+    /// Always first.
+    Session(Session),
+    /// A process is watched from now on (also again after an exec).
+    Target(TargetInfo),
+    /// Names of one address, sent before the first event that uses it.
+    /// Innermost inlined frame first; empty when the address has no name.
+    Frames {
+        pid: u32,
+        pc: u64,
+        frames: Vec<Frame>,
+    },
+    /// Return addresses of a runtime profile bucket (leaf first), sent before
+    /// the first `Free` that names it.
+    Bucket {
+        pid: u32,
+        bucket: u64,
+        stack: Vec<u64>,
+    },
+    Event(Event),
+    /// Cumulative counters of the BPF side since attach, all targets together.
+    Counters(Counters),
+    /// What is now known about one process from /proc.
+    Memory {
+        pid: u32,
+        t_ns: u64,
+        rss_bytes: u64,
+        anon_bytes: u64,
+        threads: u32,
+    },
+    /// End of an interval: time to judge.
+    Tick {
+        t_ns: u64,
+    },
+    /// The process ended, was replaced or could no longer be watched.
+    TargetGone {
+        pid: u32,
+        t_ns: u64,
+        why: String,
+    },
+    /// Something can no longer be seen in a target from `t_ns` on.
+    Blocked {
+        pid: u32,
+        t_ns: u64,
+        what: String,
+        why: String,
+    },
+    /// A line of the execution log.
+    Step(Step),
+    /// Always last, unless the recording was cut.
+    End {
+        t_ns: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    pub execution_id: String,
+    pub host: String,
+    pub environment: Option<String>,
+    /// Wall clock at `t_ns`, ns since the Unix epoch.
+    pub wall_ns: u64,
+    pub t_ns: u64,
+    pub interval_ns: u64,
+    /// Percent per minute from which growth is of severity *high*.
+    pub threshold: f64,
+}
+
+/// Facts about a watched process, fixed at attach.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetInfo {
+    pub pid: u32,
+    /// Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it
+    /// identifies a process even if the pid is reused.
+    pub start_ticks: u64,
+    /// Age of the process at attach.
+    pub uptime_ns: u64,
+    pub t_ns: u64,
+    pub name: String,
+    pub exe: String,
+    /// `go` or `cpython`.
+    pub runtime: String,
+    /// As the runtime calls itself, e.g. `go1.26.6`.
+    pub version: String,
+    pub stripped: bool,
+    pub container: Option<Container>,
+    pub mode: String,
+    /// Mean bytes between two samples; `None` when unknown (then nothing can
+    /// be unsampled), `Some(0)` when the runtime does not sample.
+    pub sample_rate: Option<u64>,
+    /// In-use heap at attach, bytes: the fixed denominator of growth in
+    /// percent. `None` when it could not be read.
+    pub heap_bytes: Option<u64>,
+    /// The tenant of every event of this process when no label matches
+    /// (`--tenant env:`, `--tenant cgroup`), already cleaned.
+    pub default_tenant: Option<String>,
+    pub blocked: Vec<Blocked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub image: Option<String>,
+    pub pod_uid: Option<String>,
+}
+
+/// Something that cannot be seen, why, and what would help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    pub what: String,
+    pub why: String,
+}
+
+/// See [`claw_common::Counter`]. Cumulative since attach.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    pub t_ns: u64,
+    /// Events written by BPF, and what is missing, by reason.
+    pub sent: u64,
+    pub lost: BTreeMap<String, u64>,
+    /// Probe hits and the ns the targets spent in them (estimate).
+    pub hits: u64,
+    pub probe_ns: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub t_ns: u64,
+    pub action: String,
+    pub detail: String,
+    pub status: StepStatus,
+    pub elapsed_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepStatus {
+    #[serde(rename = "success")]
+    Success,
+    #[serde(rename = "ALERT")]
+    Alert,
+    #[serde(rename = "blocked")]
+    Blocked,
+    #[serde(rename = "error")]
+    Error,
+}
