@@ -1,5 +1,5 @@
-//! What the BPF programs must know about one target: struct offsets of its Go
-//! version and the label keys that name a tenant.
+//! What the BPF programs must know: struct offsets of each target's Go version
+//! and the label keys that name a tenant.
 
 /// Tenant label keys looked for, in order of preference.
 pub const MAX_KEYS: usize = 4;
@@ -20,12 +20,12 @@ pub enum LabelLayout {
     Slice = 2,
 }
 
-/// A label key, zero-padded so that it compares as four words.
+/// A label key, zero-padded: the key of the map from label key to its rank,
+/// so that the length is part of what is compared.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantKey {
-    pub len: u32,
-    pub _pad: u32,
+    pub len: u64,
     pub bytes: [u8; MAX_KEY_LEN],
 }
 
@@ -33,8 +33,7 @@ pub struct TenantKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GoTarget {
-    /// `g.goid`, `g.labels`, `g.gopc`, `g.startpc`, `g.parentGoid` is not
-    /// needed: the creator is the goroutine that runs.
+    /// `g.goid`, `g.labels`, `g.gopc`, `g.startpc`.
     pub g_goid: u32,
     pub g_labels: u32,
     pub g_gopc: u32,
@@ -49,12 +48,7 @@ pub struct GoTarget {
     pub special_bucket: u32,
     /// A [`LabelLayout`].
     pub label_layout: u32,
-    /// Keys in use.
-    pub n_keys: u32,
-    pub _pad: u32,
-    pub keys: [TenantKey; MAX_KEYS],
 }
 
 const _: () = assert!(core::mem::size_of::<TenantKey>() == 40);
-const _: () = assert!(core::mem::size_of::<GoTarget>() == 208);
-const _: () = assert!(MAX_KEY_LEN == 32, "compared as four u64");
+const _: () = assert!(core::mem::size_of::<GoTarget>() == 40);

@@ -1,8 +1,8 @@
 //! One ring-buffer record: an [`EventHeader`], then `stack_len` return
 //! addresses (`u64`, native endian, leaf first).
 
-/// Most stack frames kept for one event. 128 is what `perf_event_max_stack`
-/// (127) allows by default, rounded up so that the verifier can mask.
+/// Most stack frames kept for one event: the kernel's default
+/// `perf_event_max_stack` is 127, and 128 is the depth of Go's own profiles.
 pub const MAX_STACK: usize = 128;
 
 /// Bytes of a tenant label's value that are kept. Kubernetes limits label
@@ -48,7 +48,7 @@ impl EventKind {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RecordedLabel {
-    /// Index into [`crate::GoTarget::keys`] of the key that matched, or
+    /// Rank of the key that matched among the configured ones, or
     /// [`RecordedLabel::NONE`].
     pub key: u8,
     /// Bytes of `value` that are set, at most [`MAX_LABEL`].
@@ -101,5 +101,4 @@ pub const MAX_EVENT: usize = HEADER_SIZE + MAX_STACK * 8;
 const _: () = assert!(core::mem::size_of::<RecordedLabel>() == 72);
 const _: () = assert!(HEADER_SIZE == 144);
 const _: () = assert!(HEADER_SIZE % 8 == 0, "the stack that follows is u64");
-const _: () = assert!(MAX_STACK.is_power_of_two(), "the verifier masks the length");
 const _: () = assert!(MAX_LABEL <= u8::MAX as usize);

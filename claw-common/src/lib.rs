@@ -12,4 +12,4 @@ pub mod loss;
 
 pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
-pub use loss::{Counter, LossReason};
+pub use loss::{Counter, LossReason, ProbeStat};

@@ -20,13 +20,22 @@ pub enum Counter {
     ForeignProcess = 6,
     /// A special of another kind than a profile sample (finalizer, cleanup).
     OtherSpecial = 7,
-    /// Probe hits, all programs together.
-    Hits = 8,
-    /// ns spent inside the programs of this agent's probes.
-    ProbeNs = 9,
 }
 
-pub const COUNTERS: u32 = 10;
+pub const COUNTERS: u32 = 8;
+
+/// Run count and cost of one probe, indexed by [`crate::EventKind`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeStat {
+    /// Times the probe's program ran.
+    pub hits: u64,
+    /// ns inside the program; the trap that leads to it is not included.
+    pub ns: u64,
+}
+
+/// Length of the probe statistics, one entry per [`crate::EventKind`] value.
+pub const PROBES: u32 = 8;
 
 /// The counters that mean "something is missing", with the name under which
 /// the report shows them.
@@ -44,4 +53,5 @@ pub const LOSSES: [LossReason; 5] = [
     LossReason { counter: Counter::LabelsSkipped, name: "labels_skipped" },
 ];
 
-const _: () = assert!(Counter::ProbeNs as u32 + 1 == COUNTERS);
+const _: () = assert!((crate::EventKind::Exit as u32) < PROBES);
+const _: () = assert!(Counter::OtherSpecial as u32 + 1 == COUNTERS);

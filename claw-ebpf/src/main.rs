@@ -1,0 +1,24 @@
+//! The BPF programs. Each file holds the entry points of one subject:
+//! `go` for the Go runtime's probes, `process` for exec and exit; `labels`
+//! reads pprof labels, `emit` writes records and counts what is lost.
+#![no_std]
+#![no_main]
+#![allow(internal_features)]
+#![feature(core_intrinsics)]
+
+mod emit;
+mod go;
+mod labels;
+mod process;
+mod regs;
+mod user;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // The verifier rejects any program from which this can be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

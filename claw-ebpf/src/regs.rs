@@ -1,0 +1,69 @@
+//! Registers of Go's internal ABI at a probe (`cmd/compile/abi-internal.md`).
+
+use aya_ebpf::programs::ProbeContext;
+
+#[cfg(bpf_target_arch = "x86_64")]
+mod arch {
+    use super::ProbeContext;
+
+    /// First integer argument or result.
+    #[inline(always)]
+    pub fn arg0(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the kernel passes valid pt_regs.
+        unsafe { (*ctx.regs).rax }
+    }
+
+    #[inline(always)]
+    pub fn arg1(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rbx }
+    }
+
+    #[inline(always)]
+    pub fn arg2(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rcx }
+    }
+
+    /// The current `g`.
+    #[inline(always)]
+    pub fn g(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).r14 }
+    }
+}
+
+#[cfg(bpf_target_arch = "aarch64")]
+mod arch {
+    use super::ProbeContext;
+
+    #[inline(always)]
+    fn reg(ctx: &ProbeContext, n: usize) -> u64 {
+        // SAFETY: the kernel passes valid user_pt_regs; n is a constant < 31.
+        unsafe { (*ctx.regs).regs[n] }
+    }
+
+    /// First integer argument or result.
+    #[inline(always)]
+    pub fn arg0(ctx: &ProbeContext) -> u64 {
+        reg(ctx, 0)
+    }
+
+    #[inline(always)]
+    pub fn arg1(ctx: &ProbeContext) -> u64 {
+        reg(ctx, 1)
+    }
+
+    #[inline(always)]
+    pub fn arg2(ctx: &ProbeContext) -> u64 {
+        reg(ctx, 2)
+    }
+
+    /// The current `g`.
+    #[inline(always)]
+    pub fn g(ctx: &ProbeContext) -> u64 {
+        reg(ctx, 28)
+    }
+}
+
+pub use arch::*;
