@@ -50,5 +50,14 @@ pub struct GoTarget {
     pub label_layout: u32,
 }
 
+impl TenantKey {
+    /// `None` when the key is empty or longer than [`MAX_KEY_LEN`].
+    pub fn new(key: &str) -> Option<Self> {
+        let mut k = Self { len: key.len() as u64, bytes: [0; MAX_KEY_LEN] };
+        k.bytes.get_mut(..key.len())?.copy_from_slice(key.as_bytes());
+        (!key.is_empty()).then_some(k)
+    }
+}
+
 const _: () = assert!(core::mem::size_of::<TenantKey>() == 40);
 const _: () = assert!(core::mem::size_of::<GoTarget>() == 40);

@@ -9,6 +9,8 @@
 pub mod config;
 pub mod event;
 pub mod loss;
+#[cfg(feature = "user")]
+mod user;
 
 pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};

@@ -13,7 +13,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_stack, bpf_ktime_get_ns,
     },
     macros::map,
-    maps::{PerCpuArray, RingBuf},
+    maps::{Array, PerCpuArray, RingBuf},
 };
 use claw_common::{
     Counter, EventHeader, EventKind, ProbeStat, RecordedLabel,
@@ -22,11 +22,14 @@ use claw_common::{
 };
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-/// Replaced at load time by the agent's `--ring-size`.
-const RING_BYTES: u32 = 4 << 20;
-
+/// The agent chooses the size when it loads the programs.
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Unread bytes from which the reader is woken instead of waiting for its
+/// next poll.
+#[map]
+static WAKEUP_BYTES: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
@@ -112,10 +115,10 @@ pub fn header(kind: EventKind, time_ns: u64) -> EventHeader {
     }
 }
 
-/// The reader polls; wake it early only when a quarter of the ring is used.
 #[inline(always)]
 fn wakeup() -> u64 {
-    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(RING_BYTES / 4) {
+    let limit = WAKEUP_BYTES.get(0).copied().unwrap_or(0);
+    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(limit) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         u64::from(BPF_RB_NO_WAKEUP)

@@ -1,0 +1,255 @@
+//! The embedded BPF object: load it, attach it, read its ring and counters.
+
+use std::{
+    num::NonZeroU32,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{
+        ProgramError, RawTracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+    },
+};
+use claw_common::{
+    Counter, EventKind, GoTarget, ProbeStat, TenantKey,
+    config::MAX_KEYS,
+    loss::{COUNTERS, LOSSES, PROBES},
+};
+
+use super::plan::{Point, Program};
+
+#[cfg(target_arch = "x86_64")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-x86_64.o");
+#[cfg(target_arch = "aarch64")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-aarch64.o");
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error(
+        "the kernel did not accept the BPF programs ({0}): `claw-ebpf doctor` says what is missing"
+    )]
+    Load(String),
+    #[error("BPF map {0}: {1}")]
+    Map(&'static str, MapError),
+    #[error("the BPF object has no {0}")]
+    Missing(&'static str),
+    #[error("cannot attach to {function} in process {pid}: {source}")]
+    Attach { pid: u32, function: &'static str, source: ProgramError },
+    #[error("tenant label key {0:?} is empty or longer than 32 bytes")]
+    Key(String),
+    #[error("at most {MAX_KEYS} tenant label keys can be looked for, got {0}")]
+    Keys(usize),
+}
+
+/// The loaded programs. Dropping it detaches everything.
+pub struct Probes {
+    bpf: Ebpf,
+    ring: RingBuf<MapData>,
+    targets: HashMap<MapData, u32, GoTarget>,
+    losses: PerCpuArray<MapData, u64>,
+    stats: PerCpuArray<MapData, ProbeStat>,
+}
+
+/// The links of one process; give it back to [`Probes::detach`].
+#[derive(Debug)]
+pub struct Attachment {
+    pid: u32,
+    links: Vec<(Program, UProbeLinkId)>,
+}
+
+/// Cumulative counters of the BPF side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BpfCounters {
+    pub sent: u64,
+    /// By reason, every reason present.
+    pub lost: Vec<(&'static str, u64)>,
+    /// Per kind of event: runs of its probes and ns inside them.
+    pub probes: Vec<(EventKind, ProbeStat)>,
+}
+
+impl BpfCounters {
+    pub fn hits(&self) -> u64 {
+        self.probes.iter().map(|(_, s)| s.hits).sum()
+    }
+
+    pub fn ns(&self) -> u64 {
+        self.probes.iter().map(|(_, s)| s.ns).sum()
+    }
+
+    pub fn kind(&self, kind: EventKind) -> ProbeStat {
+        self.probes.iter().find(|(k, _)| *k == kind).map(|(_, s)| *s).unwrap_or_default()
+    }
+}
+
+fn load_error(e: impl std::error::Error) -> ProbeError {
+    // The verifier's log follows the first line; the cause stands in the chain.
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        text = format!("{text}: {s}");
+        source = s.source();
+    }
+    ProbeError::Load(text.lines().next().unwrap_or_default().to_owned())
+}
+
+impl Probes {
+    /// Load and verify all programs and watch for exec and exit. `keys` are the
+    /// tenant label keys in order of preference, `ring_bytes` a power of two.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with the reason.
+    pub fn load(keys: &[String], ring_bytes: u32) -> Result<Self, ProbeError> {
+        if keys.len() > MAX_KEYS {
+            return Err(ProbeError::Keys(keys.len()));
+        }
+        let mut bpf = EbpfLoader::new()
+            .map_max_entries("EVENTS", ring_bytes)
+            .load(OBJECT)
+            .map_err(load_error)?;
+        let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
+        let ring = RingBuf::try_from(take("EVENTS")?).map_err(|e| ProbeError::Map("EVENTS", e))?;
+        let targets =
+            HashMap::try_from(take("TARGETS")?).map_err(|e| ProbeError::Map("TARGETS", e))?;
+        let losses =
+            PerCpuArray::try_from(take("LOSSES")?).map_err(|e| ProbeError::Map("LOSSES", e))?;
+        let stats = PerCpuArray::try_from(take("PROBE_STATS")?)
+            .map_err(|e| ProbeError::Map("PROBE_STATS", e))?;
+        let mut wakeup: Array<_, u32> = Array::try_from(take("WAKEUP_BYTES")?)
+            .map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
+        wakeup
+            .set(0, ring_bytes / 4, 0)
+            .map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
+        let mut ranks: HashMap<_, TenantKey, u32> = HashMap::try_from(take("TENANT_KEYS")?)
+            .map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
+        for (rank, key) in (0u32..).zip(keys) {
+            let key = TenantKey::new(key).ok_or_else(|| ProbeError::Key(key.clone()))?;
+            ranks.insert(key, rank, 0).map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
+        }
+        // The programs hold the map from here on.
+        drop(ranks);
+        for program in Program::ALL {
+            uprobe(&mut bpf, program)?.load().map_err(load_error)?;
+        }
+        for (program, tracepoint) in
+            [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")]
+        {
+            let p: &mut RawTracePoint = bpf
+                .program_mut(program)
+                .and_then(|p| p.try_into().ok())
+                .ok_or(ProbeError::Missing("process programs"))?;
+            p.load().map_err(load_error)?;
+            p.attach(tracepoint).map_err(load_error)?;
+        }
+        Ok(Self { bpf, ring, targets, losses, stats })
+    }
+
+    /// Attach `points` to process `pid`. On an error nothing stays attached.
+    ///
+    /// # Errors
+    /// With the function that could not be probed.
+    pub fn attach(
+        &mut self,
+        pid: u32,
+        config: GoTarget,
+        points: &[Point],
+    ) -> Result<Attachment, ProbeError> {
+        self.targets.insert(pid, config, 0).map_err(|e| ProbeError::Map("TARGETS", e))?;
+        let mut attachment = Attachment { pid, links: Vec::new() };
+        let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+        for point in points {
+            let scope = NonZeroU32::new(pid)
+                .map(UProbeScope::OneProcess)
+                .ok_or(ProbeError::Missing("process 0"))?;
+            let attached = uprobe(&mut self.bpf, point.program)?.attach(
+                UProbeAttachLocation::AbsoluteOffset(point.file_offset),
+                &exe,
+                scope,
+            );
+            match attached {
+                Ok(link) => attachment.links.push((point.program, link)),
+                Err(source) => {
+                    let function = point.function;
+                    self.detach(attachment);
+                    return Err(ProbeError::Attach { pid, function, source });
+                }
+            }
+        }
+        Ok(attachment)
+    }
+
+    /// Detach a process. Takes about 0.1 s per probe: the kernel waits until
+    /// nobody is inside. A process that is gone needs nothing.
+    pub fn detach(&mut self, attachment: Attachment) {
+        // Gone already when the process exited.
+        let _ = self.targets.remove(&attachment.pid);
+        for (program, link) in attachment.links {
+            if let Ok(p) = uprobe(&mut self.bpf, program) {
+                let _ = p.detach(link);
+            }
+        }
+    }
+
+    /// Detach only the probes for which `which` holds; the rest stay.
+    pub fn detach_some(&mut self, attachment: &mut Attachment, which: impl Fn(Program) -> bool) {
+        let (gone, stay) = std::mem::take(&mut attachment.links)
+            .into_iter()
+            .partition(|(program, _)| which(*program));
+        attachment.links = stay;
+        let gone: Vec<(Program, UProbeLinkId)> = gone;
+        for (program, link) in gone {
+            if let Ok(p) = uprobe(&mut self.bpf, program) {
+                let _ = p.detach(link);
+            }
+        }
+    }
+
+    /// Hand every record that is in the ring to `f`.
+    pub fn drain(&mut self, mut f: impl FnMut(&[u8])) {
+        while let Some(item) = self.ring.next() {
+            f(&item);
+        }
+    }
+
+    /// Readable when a quarter of the ring is full.
+    pub fn ring_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// # Errors
+    /// When a counter map cannot be read.
+    pub fn counters(&self) -> Result<BpfCounters, ProbeError> {
+        let mut totals = [0u64; COUNTERS as usize];
+        for (i, total) in (0u32..).zip(&mut totals) {
+            let per_cpu = self.losses.get(&i, 0).map_err(|e| ProbeError::Map("LOSSES", e))?;
+            *total = per_cpu.iter().sum();
+        }
+        let total = |c: Counter| totals.get(c as usize).copied().unwrap_or_default();
+        let mut probes = Vec::new();
+        for kind in (0..PROBES as u16).filter_map(EventKind::from_u16) {
+            let per_cpu = self
+                .stats
+                .get(&u32::from(kind as u16), 0)
+                .map_err(|e| ProbeError::Map("PROBE_STATS", e))?;
+            let stat = per_cpu.iter().fold(ProbeStat::default(), |a, b| ProbeStat {
+                hits: a.hits + b.hits,
+                ns: a.ns + b.ns,
+            });
+            probes.push((kind, stat));
+        }
+        Ok(BpfCounters {
+            sent: total(Counter::Sent),
+            lost: LOSSES.iter().map(|l| (l.name, total(l.counter))).collect(),
+            probes,
+        })
+    }
+}
+
+fn uprobe(bpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProbeError> {
+    bpf.program_mut(program.name())
+        .and_then(|p| p.try_into().ok())
+        .ok_or(ProbeError::Missing(program.name()))
+}

@@ -1,0 +1,115 @@
+//! Which instruction of a Go function to probe (x86-64).
+//!
+//! A function's entry is a bad place: its stack check may jump to `morestack`,
+//! which comes back to the entry, so an entry probe can fire twice for one
+//! call. After the check the arguments are still in registers and the place is
+//! passed once. It also is the cheaper place: the kernel emulates `push`,
+//! `call` and jumps, and single-steps most other instructions.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+/// `g.stackguard0`: what a Go prologue compares the stack pointer with.
+const STACKGUARD0: u64 = 16;
+/// Instructions before the stack check's jump, for the largest frames.
+const PROLOGUE: usize = 8;
+
+fn decode(code: &[u8], entry: u64) -> impl Iterator<Item = Instruction> {
+    Decoder::with_ip(64, code, entry, DecoderOptions::NONE).into_iter()
+}
+
+/// Address of the first instruction after the stack check of the function that
+/// starts at `entry`; `entry` itself when the function has none.
+pub fn after_stack_check(code: &[u8], entry: u64) -> u64 {
+    let mut compared = false;
+    for i in decode(code, entry).take(PROLOGUE) {
+        if compared && i.flow_control() == FlowControl::ConditionalBranch {
+            return i.next_ip();
+        }
+        let against_guard = i.memory_base() == Register::R14
+            && i.memory_displacement64() == STACKGUARD0
+            && i.mnemonic() == Mnemonic::Cmp;
+        compared |= against_guard;
+        if i.is_invalid() || i.flow_control() == FlowControl::Return {
+            break;
+        }
+    }
+    entry
+}
+
+/// Addresses of all `ret` instructions of a function. Go functions end in no
+/// other way (no tail jumps), so probing all of them misses no return.
+pub fn returns(code: &[u8], entry: u64) -> Vec<u64> {
+    decode(code, entry)
+        .filter(|i| i.flow_control() == FlowControl::Return)
+        .map(|i| i.ip())
+        .collect()
+}
+
+fn calls(i: &Instruction, target: u64) -> bool {
+    i.mnemonic() == Mnemonic::Call
+        && i.op0_kind() == OpKind::NearBranch64
+        && i.near_branch_target() == target
+}
+
+/// Address of the first call of `then` that follows a call of `first`.
+pub fn call_after(code: &[u8], entry: u64, first: u64, then: u64) -> Option<u64> {
+    decode(code, entry)
+        .skip_while(|i| !calls(i, first))
+        .find(|i| calls(i, then))
+        .map(|i| i.ip())
+}
+
+/// Addresses to which the calls of `target` return.
+pub fn returns_of_call(code: &[u8], entry: u64, target: u64) -> Vec<u64> {
+    decode(code, entry).filter(|i| calls(i, target)).map(|i| i.next_ip()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: u64 = 0x40_1000;
+
+    #[test]
+    fn small_frame_is_probed_at_push() {
+        // cmp rsp,[r14+10h]; jbe +0x20; push rbp; mov rbp,rsp
+        let code = [0x49, 0x3b, 0x66, 0x10, 0x76, 0x20, 0x55, 0x48, 0x89, 0xe5];
+        assert_eq!(after_stack_check(&code, ENTRY), ENTRY + 6);
+    }
+
+    #[test]
+    fn large_frame_is_probed_after_the_check() {
+        // lea r12,[rsp-138h]; cmp r12,[r14+10h]; jbe rel32; push rbp
+        let code = [
+            0x4c, 0x8d, 0xa4, 0x24, 0xc8, 0xfe, 0xff, 0xff, 0x4d, 0x3b, 0x66, 0x10, 0x0f, 0x86,
+            0x10, 0x00, 0x00, 0x00, 0x55,
+        ];
+        assert_eq!(after_stack_check(&code, ENTRY), ENTRY + 18);
+    }
+
+    #[test]
+    fn function_without_a_check_is_probed_at_its_entry() {
+        // push rbp; mov rbp,rsp; cmp rax,[rbx+10h]; jbe
+        let code = [0x55, 0x48, 0x89, 0xe5, 0x48, 0x3b, 0x43, 0x10, 0x76, 0x20];
+        assert_eq!(after_stack_check(&code, ENTRY), ENTRY);
+        assert_eq!(after_stack_check(&[], ENTRY), ENTRY);
+        assert_eq!(after_stack_check(&[0x0f, 0xff], ENTRY), ENTRY);
+    }
+
+    #[test]
+    fn every_return_is_found() {
+        // ret; nop; push rbp; pop rbp; ret
+        let code = [0xc3, 0x90, 0x55, 0x5d, 0xc3];
+        assert_eq!(returns(&code, ENTRY), [ENTRY, ENTRY + 4]);
+    }
+
+    #[test]
+    fn call_is_found_only_after_the_first() {
+        // call +0x10 (target ENTRY+0x15); call +0x20 (target ENTRY+0x2a)
+        let code = [0xe8, 0x10, 0, 0, 0, 0xe8, 0x20, 0, 0, 0];
+        let (a, b) = (ENTRY + 0x15, ENTRY + 0x2a);
+        assert_eq!(call_after(&code, ENTRY, a, b), Some(ENTRY + 5));
+        assert_eq!(call_after(&code, ENTRY, b, a), None);
+        assert_eq!(returns_of_call(&code, ENTRY, a), [ENTRY + 5]);
+    }
+}
