@@ -8,14 +8,14 @@
 //! `pipeline` wires both.
 
 pub mod decode;
-pub mod detect;
-pub mod engine;
-pub mod explain;
-pub mod ledger;
+
+
+
+
 pub mod probe;
-pub mod record;
+
 pub mod report;
 pub mod stream;
 pub mod symbol;
 pub mod target;
-pub mod tenant;
+

@@ -1,6 +1,17 @@
 //! Addresses → functions, files and lines.
+//!
+//! Go code is named by the runtime's own table (`target::go::pclntab`), which
+//! every binary has, stripped or not, which is ready at once and which agrees
+//! with what the runtime and `go tool pprof` print. Everything else (C code
+//! under cgo, libraries) is named by blazesym from symbols and DWARF.
+
+mod origin;
+mod process;
 
 use serde::{Deserialize, Serialize};
+
+pub use origin::origin;
+pub use process::{BinaryCache, Symbolizer};
 
 /// One logical frame. An address with inlined calls has several, innermost
 /// first.

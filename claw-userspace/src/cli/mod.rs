@@ -1,0 +1,73 @@
+//! The command line: one file per verb. Parsing and wording live here; what a
+//! verb does lives in the rooms it calls.
+
+mod args;
+mod discover;
+mod doctor;
+mod replay;
+mod run;
+mod watch;
+
+use clap::{Parser, Subcommand};
+
+/// How a verb ended; `main` turns it into the exit code of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Nothing found.
+    Clean,
+    /// A finding at or above `--fail-on`.
+    Found,
+    /// Not permitted, or not enough evidence to say.
+    NoVerdict,
+    /// The watched command's own code (`run`).
+    Command(u8),
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Clean => 0,
+            Self::Found => 1,
+            Self::NoVerdict => 3,
+            Self::Command(code) => code,
+        }
+    }
+}
+
+/// Finds memory and goroutine leaks per tenant in running Go services.
+#[derive(Parser)]
+#[command(name = "claw-ebpf", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 nothing found, 1 a finding at or above --fail-on, \
+    2 usage or runtime error, 3 not permitted or not enough evidence.")]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// List Go and CPython processes and what can be watched in them
+    Discover(discover::Args),
+    /// Say what this kernel and these capabilities allow
+    Doctor(doctor::Args),
+    /// Attach to running processes and report leaks
+    Watch(watch::Args),
+    /// Start a program and watch it until it ends
+    Run(run::Args),
+    /// Judge a recording again, without root
+    Replay(replay::Args),
+}
+
+impl Cli {
+    /// # Errors
+    /// One line that names the cause and the remedy.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match self.verb {
+            Verb::Discover(args) => discover::run(&args),
+            Verb::Doctor(args) => doctor::run(&args),
+            Verb::Watch(args) => watch::run(args),
+            Verb::Run(args) => run::run(args),
+            Verb::Replay(args) => replay::run(&args),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Whose code a Go function is, by its package path.
+
+use super::Origin;
+use crate::target::go::buildinfo::BuildInfo;
+
+/// Packages under `runtime/` that are libraries, not the runtime itself.
+const LIBRARIES: [&str; 5] =
+    ["runtime/pprof", "runtime/debug", "runtime/trace", "runtime/metrics", "runtime/coverage"];
+
+/// Package path of a function name: everything before the first dot after the
+/// last slash, type arguments left aside. The linker escapes dots in the last
+/// element as `%2e`.
+fn package(function: &str) -> &str {
+    let name = function.split('[').next().unwrap_or(function);
+    let slash = name.rfind('/').map_or(0, |i| i + 1);
+    let dot = name.get(slash..).and_then(|n| n.find('.')).map_or(name.len(), |i| slash + i);
+    name.get(..dot).unwrap_or(name)
+}
+
+fn within(package: &str, module: &str) -> bool {
+    !module.is_empty()
+        && package
+            .strip_prefix(module)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+pub fn origin(function: &str, build: &BuildInfo) -> Origin {
+    if function.is_empty() {
+        return Origin::Unknown;
+    }
+    let escaped = package(function);
+    let plain = escaped.replace("%2e", ".");
+    let package = plain.as_str();
+    if LIBRARIES.iter().any(|l| within(package, l)) {
+        return Origin::Std;
+    }
+    if ["runtime", "internal/runtime"].iter().any(|r| within(package, r))
+        || package.starts_with("type:")
+        || package.starts_with("go:")
+    {
+        return Origin::Runtime;
+    }
+    if package == "main" || within(package, &build.main_module) || within(package, &build.path) {
+        return Origin::Main;
+    }
+    if package.split('/').next().is_some_and(|first| first.contains('.'))
+        || build.dependencies.iter().any(|d| within(package, d))
+    {
+        return Origin::Dependency;
+    }
+    if function.starts_with("_cgo") || function.starts_with("x_cgo") {
+        return Origin::Native;
+    }
+    Origin::Std
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_tell_whose_code_it_is() {
+        let build = BuildInfo {
+            path: "shop/cmd/server".into(),
+            main_module: "shop".into(),
+            dependencies: vec!["gopkg.in/yaml.v3".into(), "corp".into()],
+            ..BuildInfo::default()
+        };
+        for (function, want) in [
+            ("runtime.mallocgc", Origin::Runtime),
+            ("internal/runtime/maps.(*Map).PutSlot", Origin::Runtime),
+            ("type:.eq.main.Key", Origin::Runtime),
+            ("runtime/pprof.Do", Origin::Std),
+            ("encoding/json.Unmarshal", Origin::Std),
+            ("vendor/golang.org/x/net/http2/hpack.(*Encoder).Write", Origin::Std),
+            ("main.main.func1", Origin::Main),
+            ("shop/middleware.(*Auth).Wrap.func1", Origin::Main),
+            ("shopping.Do", Origin::Std),
+            ("github.com/x/y.(*T).M", Origin::Dependency),
+            ("gopkg.in/yaml%2ev3.Unmarshal", Origin::Dependency),
+            ("corp/cache.New[go.shape.string]", Origin::Dependency),
+            ("main.Map[go.shape.struct { a/b.c int }]", Origin::Main),
+            ("", Origin::Unknown),
+        ] {
+            assert_eq!(origin(function, &build), want, "{function}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Facts about the Go runtime: what the linker left in a binary, where the
+//! runtime's structs keep their fields, and what its memory says.
+
+pub mod binary;
+pub mod buildinfo;
+pub mod inline;
+pub mod layout;
+pub mod memprofile;
+pub mod moduledata;
+pub mod pclntab;
+pub mod rate;
+pub mod variables;
+pub mod version;
