@@ -87,7 +87,8 @@ pub struct EventHeader {
     /// tells the site of objects sampled before the agent attached.
     /// GoroutineNew: the new goroutine's id. GoroutineExit: the ending one's.
     pub aux: u64,
-    /// GoroutineNew: `g.gopc`, the `go` statement's return address.
+    /// GoroutineNew, GoroutineExit: `g.gopc`, the `go` statement's return
+    /// address.
     pub gopc: u64,
     /// GoroutineNew: `g.startpc`, entry of the goroutine's function.
     pub startpc: u64,

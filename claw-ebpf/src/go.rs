@@ -133,6 +133,7 @@ pub fn go_goexit(ctx: ProbeContext) -> u32 {
             return 0;
         }
     }
+    h.gopc = read(h.addr, target.g_gopc).unwrap_or(0);
     send(&h);
     account(EventKind::GoroutineExit, start);
     0

@@ -42,7 +42,9 @@ pub enum What {
         label: Option<Label>,
         stack: Vec<u64>,
     },
+    /// Goroutine `id`, created at `gopc`, ended.
     GoroutineExit {
+        gopc: u64,
         id: u64,
     },
     /// A GC mark phase ended: what was dead when it began is freed before the
@@ -110,7 +112,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             label,
             stack: stack(),
         },
-        EventKind::GoroutineExit => What::GoroutineExit { id: h.aux },
+        EventKind::GoroutineExit => What::GoroutineExit { id: h.aux, gopc: h.gopc },
         EventKind::GoGc => What::Gc,
         EventKind::Exec => What::Exec,
         EventKind::Exit => What::Exit,

@@ -1,1 +1,229 @@
-//! engine
+//! The pure half: the stream goes in item by item, the report comes out. Live
+//! and replayed runs go through here alike.
+
+mod assemble;
+mod assess;
+
+use std::collections::BTreeMap;
+
+use crate::{
+    decode::What,
+    ledger::{Bounds, Ledger, Process},
+    report::model::{Finding, LogEntry, Report, Verdict},
+    stream::{Counters, Item, Session, Step, StepStatus},
+};
+
+/// Consumes the stream.
+#[derive(Debug)]
+pub struct Engine {
+    session: Session,
+    ledger: Ledger,
+    now_ns: u64,
+    counters: Counters,
+    previous: Counters,
+    log: Vec<LogEntry>,
+    log_dropped: u64,
+    findings: BTreeMap<String, Finding>,
+    ended: Vec<Ended>,
+    events: u64,
+}
+
+/// A process that is no longer watched.
+#[derive(Debug)]
+struct Ended {
+    process: Process,
+    why: String,
+}
+
+/// Lines of the execution log that are kept.
+const MOST_LOG: usize = 1000;
+/// Ended processes that are still reported.
+const MOST_ENDED: usize = 64;
+
+/// What a step of the stream brought about.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Findings that are new or changed their verdict or severity.
+    pub changed: Vec<Finding>,
+    /// The stream reached the end of an interval.
+    pub tick: bool,
+}
+
+impl Engine {
+    pub fn new(session: Session, bounds: Bounds) -> Self {
+        Self {
+            now_ns: session.t_ns,
+            session,
+            ledger: Ledger::new(bounds),
+            counters: Counters::default(),
+            previous: Counters::default(),
+            log: Vec::new(),
+            log_dropped: 0,
+            findings: BTreeMap::new(),
+            ended: Vec::new(),
+            events: 0,
+        }
+    }
+
+    /// Take one item. Time only moves forward: an item that is older than the
+    /// latest one does not turn it back.
+    pub fn apply(&mut self, item: Item) -> Outcome {
+        let mut outcome = Outcome::default();
+        match item {
+            Item::Session(_) => {}
+            Item::Target(info) => {
+                self.advance(info.t_ns);
+                if let Some(old) = self.ledger.remove(info.pid) {
+                    self.end(old, "replaced by a new program".to_owned());
+                }
+                self.ledger.target(info);
+            }
+            Item::Frames { pid, pc, frames } => {
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.sites.learn(pc, frames);
+                }
+            }
+            Item::Bucket { pid, bucket, stack } => self.ledger.bucket(pid, bucket, &stack),
+            Item::Event(event) => {
+                self.events += 1;
+                if !matches!(event.what, What::Exec | What::Exit) {
+                    self.advance(event.t_ns);
+                }
+                self.ledger.event(&event);
+            }
+            Item::Counters(counters) => {
+                self.advance(counters.t_ns);
+                self.previous = std::mem::replace(&mut self.counters, counters);
+            }
+            Item::Memory { pid, t_ns, rss_bytes, threads, .. } => {
+                self.advance(t_ns);
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.rss_bytes = Some(rss_bytes);
+                    p.threads = Some(threads);
+                }
+            }
+            Item::Tick { t_ns } => {
+                self.advance(t_ns);
+                outcome.changed = self.assess();
+                outcome.tick = true;
+            }
+            Item::TargetGone { pid, t_ns, why } => {
+                self.advance(t_ns);
+                // Judge what it did before it is forgotten.
+                outcome.changed = self.assess();
+                if let Some(p) = self.ledger.remove(pid) {
+                    self.end(p, why);
+                }
+            }
+            Item::Blind { pid, t_ns, part, why } => {
+                self.advance(t_ns);
+                self.ledger.blind(pid, part, why);
+            }
+            Item::Step(step) => self.log(step),
+            Item::End { t_ns } => {
+                self.advance(t_ns);
+                outcome.changed = self.assess();
+                outcome.tick = true;
+            }
+        }
+        outcome
+    }
+
+    fn advance(&mut self, t_ns: u64) {
+        self.now_ns = self.now_ns.max(t_ns);
+    }
+
+    fn end(&mut self, process: Process, why: String) {
+        if self.ended.len() < MOST_ENDED {
+            self.ended.push(Ended { process, why });
+        }
+    }
+
+    fn log(&mut self, step: Step) {
+        if self.log.len() >= MOST_LOG {
+            self.log_dropped += 1;
+            return;
+        }
+        self.log.push(LogEntry {
+            step: u32::try_from(self.log.len() + 1).unwrap_or(u32::MAX),
+            action: step.action,
+            detail: step.detail,
+            status: step.status,
+            elapsed_ms: step.elapsed_ms,
+        });
+    }
+
+    /// Judge everything again; gives what changed.
+    fn assess(&mut self) -> Vec<Finding> {
+        let fresh = assess::findings(&self.session, &self.ledger, self.now_ns);
+        let mut changed = Vec::new();
+        let watched: Vec<u32> = self.ledger.processes().map(|p| p.info.pid).collect();
+        // A finding whose evidence fell apart is withdrawn; those of processes
+        // that ended stand.
+        let withdrawn: Vec<String> = self
+            .findings
+            .iter()
+            .filter(|(key, f)| watched.contains(&f.pid) && !fresh.contains_key(*key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in withdrawn {
+            if let Some(f) = self.findings.remove(&key) {
+                self.alert(&f, "Withdrawing finding", StepStatus::Success);
+            }
+        }
+        for (key, mut finding) in fresh {
+            match self.findings.get(&key) {
+                Some(old) => {
+                    let rank = |f: &Finding| (f.verdict, f.severity);
+                    let news = rank(old) != rank(&finding);
+                    if old.verdict == finding.verdict {
+                        finding.detected_after_s = old.detected_after_s;
+                    }
+                    if news {
+                        changed.push(finding.clone());
+                    }
+                }
+                None => changed.push(finding.clone()),
+            }
+            self.findings.insert(key, finding);
+        }
+        for f in &changed {
+            let action = match f.verdict {
+                Verdict::Leak => "Leak found",
+                _ => "Growth suspected",
+            };
+            self.alert(f, action, StepStatus::Alert);
+        }
+        changed
+    }
+
+    fn alert(&mut self, f: &Finding, action: &str, status: StepStatus) {
+        let place = match (&f.site.file, f.site.line) {
+            (Some(file), Some(line)) => format!(" ({file}:{line})"),
+            _ => String::new(),
+        };
+        let detail = format!(
+            "tenant {} in {} (pid {}): {}{place}",
+            f.tenant, f.process, f.pid, f.site.function
+        );
+        let elapsed_ms = self.now_ns.saturating_sub(self.session.t_ns) / 1_000_000;
+        self.log(Step { t_ns: self.now_ns, action: action.into(), detail, status, elapsed_ms });
+    }
+
+    pub fn report(&self) -> Report {
+        assemble::report(self)
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Processes that are watched and those that were.
+    pub fn all_processes(&self) -> impl Iterator<Item = &Process> {
+        self.ledger.processes().chain(self.ended.iter().map(|e| &e.process))
+    }
+}

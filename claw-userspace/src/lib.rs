@@ -8,14 +8,15 @@
 //! `pipeline` wires both.
 
 pub mod decode;
-
-
-
-
+pub mod detect;
+pub mod engine;
+pub mod explain;
+pub mod ledger;
+pub mod pipeline;
 pub mod probe;
-
+pub mod record;
 pub mod report;
 pub mod stream;
 pub mod symbol;
 pub mod target;
-
+pub mod tenant;

@@ -52,11 +52,12 @@ pub enum Item {
         t_ns: u64,
         why: String,
     },
-    /// Something can no longer be seen in a target from `t_ns` on.
-    Blocked {
+    /// A part of a target can no longer be seen from `t_ns` on; what was known
+    /// of it is void.
+    Blind {
         pid: u32,
         t_ns: u64,
-        what: String,
+        part: Part,
         why: String,
     },
     /// A line of the execution log.
@@ -65,6 +66,23 @@ pub enum Item {
     End {
         t_ns: u64,
     },
+}
+
+/// What can be watched in a process, each by its own probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Part {
+    Heap,
+    Goroutines,
+}
+
+impl Part {
+    /// As it is called in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "in-use heap",
+            Self::Goroutines => "goroutines",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +126,9 @@ pub struct TargetInfo {
     /// The tenant of every event of this process when no label matches
     /// (`--tenant env:`, `--tenant cgroup`), already cleaned.
     pub default_tenant: Option<String>,
+    /// How many of the label keys come before the rule that gave
+    /// `default_tenant`: a label with one of those keys wins over it.
+    pub labels_before_default: u8,
     pub blocked: Vec<Blocked>,
 }
 

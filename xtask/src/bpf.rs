@@ -72,7 +72,8 @@ pub fn run(root: &Path, verb: Bpf) -> Result<()> {
                 );
             }
             for file in files() {
-                if fs::read(fresh.join(&file))? != fs::read(committed.join(&file)).unwrap_or_default()
+                if fs::read(fresh.join(&file))?
+                    != fs::read(committed.join(&file)).unwrap_or_default()
                 {
                     bail!(
                         "claw-userspace/bpf/{file} is not what claw-ebpf/ builds: \
@@ -140,9 +141,9 @@ impl Tools {
         let mut path = OsString::from(&self.linker_dir);
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-            Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"))
-        });
+        let cargo_home = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
         let mut flags = vec![
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),
@@ -172,7 +173,10 @@ impl Tools {
     /// Drop DWARF, keep BTF.
     fn strip(&self, object: &Path, out: &Path) -> Result<Vec<u8>> {
         status(
-            Command::new(self.llvm.join("bin/llvm-objcopy")).arg("--strip-debug").arg(object).arg(out),
+            Command::new(self.llvm.join("bin/llvm-objcopy"))
+                .arg("--strip-debug")
+                .arg(object)
+                .arg(out),
         )?;
         fs::read(out).with_context(|| format!("cannot read {}", out.display()))
     }

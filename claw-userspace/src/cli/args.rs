@@ -1,10 +1,20 @@
 //! Arguments that several verbs share, and how their values are written.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::report::exit::FailOn;
+use claw_ebpf::{
+    pipeline::{Finished, Options, Stdout, View},
+    report::{
+        exit::{self, FailOn},
+        output::Output,
+        text::Style,
+    },
+    tenant::Rules,
+};
+
+use super::Exit;
 
 /// What is written to stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -88,6 +98,55 @@ pub struct WatchArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     Sampled,
+}
+
+impl ReportArgs {
+    /// # Errors
+    /// When an `--out` cannot be written.
+    pub fn view(&self) -> anyhow::Result<View> {
+        let colour = !self.no_color
+            && std::env::var_os("NO_COLOR").is_none()
+            && std::io::stdout().is_terminal();
+        let stdout = match self.format {
+            Format::Text => Stdout::Text(if colour { Style::Colour } else { Style::Plain }),
+            Format::Json => Stdout::Json,
+            Format::Jsonl => Stdout::JsonLines,
+        };
+        let out = self.out.iter().map(|p| Output::new(p)).collect::<Result<_, _>>()?;
+        Ok(View { stdout, progress: !self.quiet, out })
+    }
+
+    /// # Errors
+    /// When a file of the report could not be written.
+    pub fn exit(&self, finished: &Finished) -> anyhow::Result<Exit> {
+        if let Some(e) = finished.failed.first() {
+            anyhow::bail!("{e}");
+        }
+        Ok(match exit::code(&finished.report, self.fail_on) {
+            0 => Exit::Clean,
+            1 => Exit::Found,
+            _ => Exit::NoVerdict,
+        })
+    }
+}
+
+impl WatchArgs {
+    /// # Errors
+    /// When a tenant rule is wrong.
+    pub fn options(&self, duration: Option<Duration>) -> anyhow::Result<Options> {
+        let Mode::Sampled = self.mode;
+        Ok(Options {
+            duration,
+            interval: self.interval,
+            max_overhead: self.max_overhead,
+            heap_rate: self.heap_rate,
+            environment: self.env.clone(),
+            tenants: Rules::parse(&self.tenant)?,
+            threshold: self.threshold,
+            ring_bytes: self.ring_size,
+            record: self.record.clone(),
+        })
+    }
 }
 
 fn number_and_unit(text: &str) -> Result<(f64, &str), String> {

@@ -8,7 +8,10 @@ mod replay;
 mod run;
 mod watch;
 
+use std::io::Write;
+
 use clap::{Parser, Subcommand};
+use claw_ebpf::pipeline::WatchError;
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,22 @@ enum Verb {
     Run(run::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
+}
+
+/// Write to stdout. A reader that went away is not an error.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// The exit code of an error: 3 where permission is missing, else 2.
+pub fn error_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<WatchError>() {
+        Some(WatchError::NotPermitted(_)) => 3,
+        _ => 2,
+    }
 }
 
 impl Cli {

@@ -1,1 +1,5 @@
-//! explain
+//! Why memory stays, and what to change.
+
+mod remedy;
+
+pub use remedy::remedy;

@@ -1,1 +1,248 @@
-//! ledger
+//! What is in use by whom: live samples and goroutines of every watched
+//! process, by tenant and site. It counts, it does not judge.
+//!
+//! Its memory is bounded: what finds no room is counted in
+//! [`Ledger::forgotten`].
+
+mod lifetimes;
+mod population;
+mod site;
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+pub use lifetimes::Lifetimes;
+pub use population::{Amount, Group, Population, Proof};
+pub use site::{Site, SiteId, Sites};
+
+use crate::{
+    decode::{Event, Label, What},
+    stream::{Blocked, Part, TargetInfo},
+    target::go::memprofile::sampled_share,
+    tenant::{TenantId, TenantTable},
+};
+
+/// Bounds on the ledger's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub tenants: usize,
+    /// Per process.
+    pub sites: usize,
+    pub groups: usize,
+    pub live: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { tenants: 1000, sites: 8192, groups: 16_384, live: 1 << 20 }
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+/// A heap sample: its age speaks once the GC has looked at it.
+const HEAP_PROOF: Proof = Proof { age_ns: 10 * SECOND, times: 3, quantile: 0.5, gc_cycles: 2 };
+/// A goroutine lives as long as its work takes, so its peers say more.
+const GOROUTINE_PROOF: Proof = Proof { age_ns: 20 * SECOND, times: 3, quantile: 0.9, gc_cycles: 0 };
+/// GC times remembered; only the latest matter.
+const GC_TIMES: usize = 8;
+
+/// One watched process.
+#[derive(Debug)]
+pub struct Process {
+    pub info: TargetInfo,
+    pub sites: Sites,
+    pub heap: Population,
+    pub goroutines: Population,
+    pub gc_cycles: u32,
+    /// Times of the latest cycles, newest last.
+    pub gc_ns: Vec<u64>,
+    pub events: u64,
+    pub rss_bytes: Option<u64>,
+    pub threads: Option<u32>,
+    /// Parts that can no longer be seen.
+    pub blind: Vec<Part>,
+    /// Bucket address → site, for frees of what was sampled before attaching.
+    buckets: FxHashMap<u64, SiteId>,
+}
+
+#[derive(Debug)]
+pub struct Ledger {
+    bounds: Bounds,
+    pub tenants: TenantTable,
+    processes: BTreeMap<u32, Process>,
+}
+
+impl Ledger {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { tenants: TenantTable::new(bounds.tenants), bounds, processes: BTreeMap::new() }
+    }
+
+    /// Start a process afresh, forgetting what its pid held before.
+    pub fn target(&mut self, info: TargetInfo) {
+        let b = &self.bounds;
+        let process = Process {
+            sites: Sites::new(b.sites),
+            heap: Population::new(HEAP_PROOF, b.live, b.groups),
+            goroutines: Population::new(GOROUTINE_PROOF, b.live, b.groups),
+            gc_cycles: 0,
+            gc_ns: Vec::new(),
+            events: 0,
+            rss_bytes: None,
+            threads: None,
+            blind: Vec::new(),
+            buckets: FxHashMap::default(),
+            info,
+        };
+        self.processes.insert(process.info.pid, process);
+    }
+
+    /// Deaths are no longer seen, so nothing can be said of the living.
+    pub fn blind(&mut self, pid: u32, part: Part, why: String) {
+        let b = self.bounds;
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        match part {
+            Part::Heap => p.heap = Population::new(HEAP_PROOF, b.live, b.groups),
+            Part::Goroutines => {
+                p.goroutines = Population::new(GOROUTINE_PROOF, b.live, b.groups);
+            }
+        }
+        p.blind.push(part);
+        p.info.blocked.push(Blocked { what: part.name().to_owned(), why });
+    }
+
+    pub fn remove(&mut self, pid: u32) -> Option<Process> {
+        self.processes.remove(&pid)
+    }
+
+    pub fn process(&self, pid: u32) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    pub fn process_mut(&mut self, pid: u32) -> Option<&mut Process> {
+        self.processes.get_mut(&pid)
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    pub fn bucket(&mut self, pid: u32, bucket: u64, stack: &[u64]) {
+        let most = self.bounds.sites * 4;
+        if let Some(p) = self.processes.get_mut(&pid)
+            && p.buckets.len() < most
+        {
+            let site = p.sites.of_stack(stack);
+            p.buckets.insert(bucket, site);
+        }
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        let Some(p) = self.processes.get_mut(&event.pid) else { return };
+        p.events += 1;
+        let part = match &event.what {
+            What::Alloc { .. } | What::Free { .. } => Some(Part::Heap),
+            What::GoroutineNew { .. } | What::GoroutineExit { .. } => Some(Part::Goroutines),
+            What::Gc | What::Exec | What::Exit => None,
+        };
+        // Stragglers of a part that was given up would look like leaks.
+        if part.is_some_and(|part| p.blind.contains(&part)) {
+            return;
+        }
+        match &event.what {
+            What::Alloc { addr, size, label, stack } => {
+                let tenant = tenant(&mut self.tenants, &p.info, label.as_ref());
+                let site = p.sites.of_stack(stack);
+                let amount = heap_amount(*size, p.info.sample_rate);
+                p.heap.birth(*addr, (tenant, site), event.t_ns, p.gc_cycles, amount);
+            }
+            What::Free { addr, size, bucket } => {
+                if !p.heap.death(*addr, event.t_ns, p.gc_cycles)
+                    && let Some(site) = p.buckets.get(bucket)
+                {
+                    p.heap.foreign_death(*site, heap_amount(*size, p.info.sample_rate));
+                }
+            }
+            What::GoroutineNew { id, gopc, label, stack, .. } => {
+                let tenant = tenant(&mut self.tenants, &p.info, label.as_ref());
+                let site = creation_site(&mut p.sites, *gopc, stack);
+                p.goroutines.birth(*id, (tenant, site), event.t_ns, p.gc_cycles, ONE);
+            }
+            What::GoroutineExit { id, gopc } => {
+                if !p.goroutines.death(*id, event.t_ns, p.gc_cycles) {
+                    let site = creation_site(&mut p.sites, *gopc, &[]);
+                    p.goroutines.foreign_death(site, ONE);
+                }
+            }
+            What::Gc => {
+                p.gc_cycles += 1;
+                if p.gc_ns.len() == GC_TIMES {
+                    p.gc_ns.remove(0);
+                }
+                p.gc_ns.push(event.t_ns);
+            }
+            What::Exec | What::Exit => {}
+        }
+    }
+
+    /// What found no room, by name.
+    pub fn forgotten(&self) -> BTreeMap<&'static str, u64> {
+        let sum = |f: fn(&Process) -> u64| self.processes.values().map(f).sum::<u64>();
+        BTreeMap::from([
+            ("ledger_samples", sum(|p| p.heap.forgotten)),
+            ("ledger_goroutines", sum(|p| p.goroutines.forgotten)),
+            ("ledger_sites", sum(|p| p.sites.forgotten)),
+            ("missed_frees", sum(|p| p.heap.missed_deaths)),
+            ("tenants_over_bound", self.tenants.overflowed),
+            ("labels_cut", self.tenants.cut),
+        ])
+    }
+}
+
+/// A goroutine is counted whole; its "bytes" are the count that growth is
+/// measured in.
+const ONE: Amount = Amount { objects: 1.0, bytes: 1.0, variance: 0.0 };
+
+/// What one sampled object of `size` bytes stands for.
+fn heap_amount(size: u64, rate: Option<u64>) -> Amount {
+    let p = sampled_share(size.max(1), rate.unwrap_or(0));
+    let bytes = size as f64;
+    Amount { objects: 1.0 / p, bytes: bytes / p, variance: bytes * bytes * (1.0 - p) / (p * p) }
+}
+
+fn tenant(table: &mut TenantTable, info: &TargetInfo, label: Option<&Label>) -> TenantId {
+    let first = |l: &&Label| info.default_tenant.is_none() || l.key < info.labels_before_default;
+    match label.filter(first) {
+        Some(l) => table.id(Some(&l.value), l.cut),
+        None => match (&info.default_tenant, label) {
+            (Some(name), _) => table.id(Some(name), false),
+            (None, _) => table.id(None, false),
+        },
+    }
+}
+
+/// Where a goroutine was created: the `go` statement, with its callers when
+/// the creator's stack is known and the statement itself is library code.
+fn creation_site(sites: &mut Sites, gopc: u64, stack: &[u64]) -> SiteId {
+    use crate::symbol::Origin;
+    let own =
+        sites.frames(gopc).iter().any(|f| matches!(f.origin, Origin::Main | Origin::Dependency));
+    if own || stack.is_empty() || gopc == 0 {
+        sites.of_stack(&[gopc])
+    } else {
+        sites.of_stack(stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sample_stands_for_what_was_not_sampled() {
+        let a = heap_amount(64, Some(512 << 10));
+        assert!((a.bytes / f64::from(512 << 10) - 1.0).abs() < 1e-3);
+        let big = heap_amount(64 << 20, Some(512 << 10));
+        assert!((big.objects - 1.0).abs() < 1e-9 && big.variance.abs() < 1e3);
+    }
+}

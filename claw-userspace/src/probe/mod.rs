@@ -1,9 +1,11 @@
 //! Attaches the BPF programs to processes and hands out what they send: the
 //! only user of aya. It knows addresses and bytes, not what they mean.
 
+pub mod calibrate;
 pub mod object;
 pub mod plan;
 pub mod site;
 
+pub use calibrate::{HitCost, hit_cost};
 pub use object::{Attachment, BpfCounters, ProbeError, Probes};
 pub use plan::{Plan, Point, Program};

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -19,8 +19,10 @@ use claw_common::{
     config::MAX_KEYS,
     loss::{COUNTERS, LOSSES, PROBES},
 };
+use tokio::io::unix::AsyncFd;
 
 use super::plan::{Point, Program};
+use crate::stream::Part;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-x86_64.o");
@@ -120,17 +122,13 @@ impl Probes {
             .map_err(|e| ProbeError::Map("PROBE_STATS", e))?;
         let mut wakeup: Array<_, u32> = Array::try_from(take("WAKEUP_BYTES")?)
             .map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
-        wakeup
-            .set(0, ring_bytes / 4, 0)
-            .map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
+        wakeup.set(0, ring_bytes / 4, 0).map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
         let mut ranks: HashMap<_, TenantKey, u32> = HashMap::try_from(take("TENANT_KEYS")?)
             .map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
         for (rank, key) in (0u32..).zip(keys) {
             let key = TenantKey::new(key).ok_or_else(|| ProbeError::Key(key.clone()))?;
             ranks.insert(key, rank, 0).map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
         }
-        // The programs hold the map from here on.
-        drop(ranks);
         for program in Program::ALL {
             uprobe(&mut bpf, program)?.load().map_err(load_error)?;
         }
@@ -144,6 +142,8 @@ impl Probes {
             p.load().map_err(load_error)?;
             p.attach(tracepoint).map_err(load_error)?;
         }
+        // Written once; the programs hold these maps from here on.
+        drop((ranks, wakeup));
         Ok(Self { bpf, ring, targets, losses, stats })
     }
 
@@ -158,6 +158,15 @@ impl Probes {
         points: &[Point],
     ) -> Result<Attachment, ProbeError> {
         self.targets.insert(pid, config, 0).map_err(|e| ProbeError::Map("TARGETS", e))?;
+        self.attach_foreign(pid, points)
+    }
+
+    /// As [`Self::attach`], to a process that is no target: its hits are
+    /// counted as foreign and send nothing.
+    ///
+    /// # Errors
+    /// With the function that could not be probed.
+    pub fn attach_foreign(&mut self, pid: u32, points: &[Point]) -> Result<Attachment, ProbeError> {
         let mut attachment = Attachment { pid, links: Vec::new() };
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
         for point in points {
@@ -193,13 +202,12 @@ impl Probes {
         }
     }
 
-    /// Detach only the probes for which `which` holds; the rest stay.
-    pub fn detach_some(&mut self, attachment: &mut Attachment, which: impl Fn(Program) -> bool) {
-        let (gone, stay) = std::mem::take(&mut attachment.links)
+    /// Detach the probes of one part; the others stay.
+    pub fn detach_part(&mut self, attachment: &mut Attachment, part: Part) {
+        let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut attachment.links)
             .into_iter()
-            .partition(|(program, _)| which(*program));
+            .partition(|(program, _)| program.part() == part);
         attachment.links = stay;
-        let gone: Vec<(Program, UProbeLinkId)> = gone;
         for (program, link) in gone {
             if let Ok(p) = uprobe(&mut self.bpf, program) {
                 let _ = p.detach(link);
@@ -214,9 +222,17 @@ impl Probes {
         }
     }
 
-    /// Readable when a quarter of the ring is full.
-    pub fn ring_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    /// Becomes readable when a quarter of the ring is full. The descriptor is a
+    /// duplicate and needs a runtime with I/O enabled.
+    ///
+    /// # Errors
+    /// When no descriptor is free.
+    pub fn readable(&self) -> std::io::Result<AsyncFd<OwnedFd>> {
+        // SAFETY: the descriptor is open, as long as the ring lives.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        let fd = ring.try_clone_to_owned()?;
+        // SAFETY: an `OwnedFd` always is the same open descriptor.
+        unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::other)
     }
 
     /// # Errors

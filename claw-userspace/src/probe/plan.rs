@@ -2,7 +2,7 @@
 //! checked on binaries of every Go version without attaching to anything.
 
 use crate::{
-    stream::Blocked,
+    stream::{Blocked, Part},
     target::go::binary::{FuncRange, GoBinary},
 };
 
@@ -43,8 +43,11 @@ impl Program {
         }
     }
 
-    pub fn is_goroutine(self) -> bool {
-        matches!(self, Self::NewprocResult | Self::NewprocRunqput | Self::GoExit)
+    pub fn part(self) -> Part {
+        match self {
+            Self::NewprocResult | Self::NewprocRunqput | Self::GoExit => Part::Goroutines,
+            Self::ProfileAlloc | Self::FreeSpecial | Self::Gc => Part::Heap,
+        }
     }
 }
 
@@ -54,6 +57,9 @@ pub struct Point {
     pub program: Program,
     pub function: &'static str,
     pub file_offset: u64,
+    /// The kernel emulates the instruction there instead of single-stepping
+    /// it, which makes a hit several times cheaper.
+    pub emulated: bool,
 }
 
 /// Everything sampled mode needs from one binary, and what it cannot have.
@@ -63,29 +69,34 @@ pub struct Plan {
     pub blocked: Vec<Blocked>,
 }
 
-const LIVE_HEAP: &str = "in-use heap";
-const GOROUTINES: &str = "goroutines";
-
 impl Plan {
     /// The probes of sampled mode. Heap and goroutine probes are each left out
     /// whole when one of theirs is missing: half of them would count wrongly.
     pub fn sampled(binary: &GoBinary) -> Self {
         let mut plan = Self::default();
-        let heap = plan.group(LIVE_HEAP, |find| {
-            Ok(vec![
-                find.entry("runtime.profilealloc", Program::ProfileAlloc)?,
-                find.entry("runtime.freeSpecial", Program::FreeSpecial)?,
-                find.entry("runtime.gcMarkTermination", Program::Gc)?,
-            ])
-        }, binary);
-        let goroutines = plan.group(GOROUTINES, |find| {
-            let mut points = find.creations()?;
-            points.push(
-                find.entry("runtime.gdestroy", Program::GoExit)
-                    .or_else(|_| find.entry("runtime.goexit0", Program::GoExit))?,
-            );
-            Ok(points)
-        }, binary);
+        let heap = plan.group(
+            Part::Heap.name(),
+            |find| {
+                Ok(vec![
+                    find.entry("runtime.profilealloc", Program::ProfileAlloc)?,
+                    find.entry("runtime.freeSpecial", Program::FreeSpecial)?,
+                    find.entry("runtime.gcMarkTermination", Program::Gc)?,
+                ])
+            },
+            binary,
+        );
+        let goroutines = plan.group(
+            Part::Goroutines.name(),
+            |find| {
+                let mut points = find.creations()?;
+                points.push(
+                    find.entry("runtime.gdestroy", Program::GoExit)
+                        .or_else(|_| find.entry("runtime.goexit0", Program::GoExit))?,
+                );
+                Ok(points)
+            },
+            binary,
+        );
         plan.points = heap.into_iter().chain(goroutines).collect();
         plan
     }
@@ -127,7 +138,13 @@ impl Finder<'_> {
             .binary
             .file_offset(address)
             .ok_or_else(|| format!("{function} at {address:#x} lies in no segment of the file"))?;
-        Ok(Point { program, function, file_offset })
+        let mut opcode = [0];
+        let emulated = self
+            .binary
+            .elf()
+            .read(address, &mut opcode)
+            .is_ok_and(|()| site::is_emulated(opcode[0]));
+        Ok(Point { program, function, file_offset, emulated })
     }
 
     fn entry(&self, name: &'static str, program: Program) -> Result<Point, String> {

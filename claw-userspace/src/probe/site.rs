@@ -45,6 +45,13 @@ pub fn returns(code: &[u8], entry: u64) -> Vec<u64> {
         .collect()
 }
 
+/// Whether the kernel emulates an instruction that begins with `opcode`
+/// (`arch/x86/kernel/uprobes.c`, `branch_setup_xol_ops`, `push_setup_xol_ops`):
+/// nop, push, near call and jumps.
+pub fn is_emulated(opcode: u8) -> bool {
+    matches!(opcode, 0x90 | 0x50..=0x57 | 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f)
+}
+
 fn calls(i: &Instruction, target: u64) -> bool {
     i.mnemonic() == Mnemonic::Call
         && i.op0_kind() == OpKind::NearBranch64
@@ -53,10 +60,7 @@ fn calls(i: &Instruction, target: u64) -> bool {
 
 /// Address of the first call of `then` that follows a call of `first`.
 pub fn call_after(code: &[u8], entry: u64, first: u64, then: u64) -> Option<u64> {
-    decode(code, entry)
-        .skip_while(|i| !calls(i, first))
-        .find(|i| calls(i, then))
-        .map(|i| i.ip())
+    decode(code, entry).skip_while(|i| !calls(i, first)).find(|i| calls(i, then)).map(|i| i.ip())
 }
 
 /// Addresses to which the calls of `target` return.

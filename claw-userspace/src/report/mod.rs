@@ -1,3 +1,11 @@
 //! The report: one model, several formats.
 
+pub mod clean;
+pub mod exit;
+pub mod folded;
+pub mod json;
+pub mod live;
 pub mod model;
+pub mod output;
+pub mod pprof;
+pub mod text;

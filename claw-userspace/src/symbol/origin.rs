@@ -19,9 +19,7 @@ fn package(function: &str) -> &str {
 
 fn within(package: &str, module: &str) -> bool {
     !module.is_empty()
-        && package
-            .strip_prefix(module)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        && package.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 pub fn origin(function: &str, build: &BuildInfo) -> Origin {

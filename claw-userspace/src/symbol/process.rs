@@ -106,12 +106,8 @@ impl Symbolizer {
             inlined,
             origin: Origin::Native,
         };
-        let mut frames: Vec<Frame> = sym
-            .inlined
-            .iter()
-            .rev()
-            .map(|i| frame(&i.name, i.code_info.as_ref(), true))
-            .collect();
+        let mut frames: Vec<Frame> =
+            sym.inlined.iter().rev().map(|i| frame(&i.name, i.code_info.as_ref(), true)).collect();
         frames.push(frame(&sym.name, sym.code_info.as_deref(), false));
         frames
     }

@@ -149,9 +149,7 @@ impl Elf {
     }
 
     pub fn segment(&self, vaddr: u64) -> Option<&Segment> {
-        self.segments
-            .iter()
-            .find(|s| vaddr.checked_sub(s.vaddr).is_some_and(|d| d < s.mem_size))
+        self.segments.iter().find(|s| vaddr.checked_sub(s.vaddr).is_some_and(|d| d < s.mem_size))
     }
 
     /// Fill `buf` from file offset `offset`.

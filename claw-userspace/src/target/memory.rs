@@ -1,10 +1,6 @@
 //! Reading the memory of a target: a live process, or bytes in a test.
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {len} bytes of target memory at {address:#x}: {source}")]
@@ -46,9 +42,11 @@ impl ProcessMemory {
 impl Memory for ProcessMemory {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         // A process that is gone reads as end of file.
-        self.file
-            .read_exact_at(buf, address)
-            .map_err(|source| MemoryError { address, len: buf.len(), source })
+        self.file.read_exact_at(buf, address).map_err(|source| MemoryError {
+            address,
+            len: buf.len(),
+            source,
+        })
     }
 }
 

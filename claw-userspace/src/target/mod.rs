@@ -1,6 +1,9 @@
 //! Processes and their binaries: finding them, knowing what they are, reading
 //! their memory.
 
+pub mod capability;
+pub mod container;
+pub mod discover;
 pub mod elf;
 pub mod go;
 pub mod memory;

@@ -1,9 +1,6 @@
 //! One process, as /proc describes it.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -209,9 +206,8 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
 /// # Errors
 /// When /proc is not mounted.
 pub fn all_pids() -> io::Result<Vec<u32>> {
-    let mut pids: Vec<u32> = fs::read_dir("/proc")?
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+    let mut pids: Vec<u32> =
+        fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     Ok(pids)
 }
@@ -249,6 +245,9 @@ mod tests {
     #[test]
     fn no_such_process() {
         assert!(matches!(Process::open(u32::MAX), Err(ProcessError::NoSuch(_))));
-        assert!(matches!(Process::open(2), Err(ProcessError::Kernel(_) | ProcessError::NoSuch(_) | ProcessError::Permission(_))));
+        assert!(matches!(
+            Process::open(2),
+            Err(ProcessError::Kernel(_) | ProcessError::NoSuch(_) | ProcessError::Permission(_))
+        ));
     }
 }

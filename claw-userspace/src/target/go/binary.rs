@@ -37,10 +37,7 @@ pub enum GoBinaryError {
 impl GoBinaryError {
     /// The file is fine, it just is no Go program.
     pub fn is_not_go(&self) -> bool {
-        matches!(
-            self,
-            Self::BuildInfo(BuildInfoError::NotGo) | Self::Elf(ElfError::Format(_))
-        )
+        matches!(self, Self::BuildInfo(BuildInfoError::NotGo) | Self::Elf(ElfError::Format(_)))
     }
 }
 
@@ -96,8 +93,7 @@ impl GoBinary {
         let version = GoVersion::parse(&build.version)
             .ok_or_else(|| GoBinaryError::Version(build.version.clone()))?;
         let (address, offset, size) = locate(&elf).ok_or(PclntabError::Missing)?;
-        let module =
-            ModuleData::find(&elf, &version, address).ok_or(GoBinaryError::ModuleData)?;
+        let module = ModuleData::find(&elf, &version, address).ok_or(GoBinaryError::ModuleData)?;
         let region = FileRegion { elf: Arc::clone(&elf), offset };
         let table = Pclntab::parse(region, size, module.text)?;
         let text = table.text_range().ok_or(PclntabError::Damaged("text range"))?;
@@ -117,8 +113,7 @@ impl GoBinary {
     }
 
     pub fn cgo(&self) -> bool {
-        self.build.setting("CGO_ENABLED") == Some("1")
-            && self.elf.section(".dynamic").is_some()
+        self.build.setting("CGO_ENABLED") == Some("1") && self.elf.section(".dynamic").is_some()
     }
 
     pub fn is_x86_64(&self) -> bool {

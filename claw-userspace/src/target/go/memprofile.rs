@@ -56,9 +56,7 @@ fn header(memory: &impl Memory, address: u64) -> Result<([u8; STK as usize], u64
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..at + 8)
-        .map_or(0, |b| b.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
+    bytes.get(at..at + 8).map_or(0, |b| b.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b)))
 }
 
 /// Return addresses of the bucket at `address`, leaf first.
@@ -146,7 +144,8 @@ mod tests {
         for (i, (next, size, allocs, frees)) in buckets.iter().enumerate() {
             let mut b = vec![0u8; len];
             let mut put = |at: usize, v: u64| b[at..at + 8].copy_from_slice(&v.to_le_bytes());
-            let next = if *next == u64::MAX { BASE + 8 + (i as u64 + 1) * len as u64 } else { *next };
+            let next =
+                if *next == u64::MAX { BASE + 8 + (i as u64 + 1) * len as u64 } else { *next };
             put(8, next);
             put(16, 1);
             put(32, *size);

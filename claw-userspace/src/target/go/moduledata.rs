@@ -94,7 +94,11 @@ fn candidates(elf: &Elf, address: u64, size: u64, value: u64) -> Vec<u64> {
         }
         let wanted = value.to_le_bytes();
         found.extend(
-            (address + done..).step_by(8).zip(chunk.chunks_exact(8)).filter(|(_, c)| *c == wanted).map(|(a, _)| a),
+            (address + done..)
+                .step_by(8)
+                .zip(chunk.chunks_exact(8))
+                .filter(|(_, c)| *c == wanted)
+                .map(|(a, _)| a),
         );
         done += len;
     }

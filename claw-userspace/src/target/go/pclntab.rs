@@ -90,9 +90,8 @@ impl<B: Bytes> Pclntab<B> {
         use PclntabError::Damaged;
         let mut h = [0; HEADER as usize];
         bytes.read(0, &mut h).ok_or(Damaged("no header"))?;
-        let word = |i: usize| {
-            h[8 * i..8 * i + 8].iter().rev().fold(0u64, |v, b| v << 8 | u64::from(*b))
-        };
+        let word =
+            |i: usize| h[8 * i..8 * i + 8].iter().rev().fold(0u64, |v, b| v << 8 | u64::from(*b));
         let magic = word(0) as u32;
         if magic != MAGIC_118 && magic != MAGIC_120 {
             return Err(PclntabError::Magic(magic));

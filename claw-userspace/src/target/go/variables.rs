@@ -51,10 +51,13 @@ impl Variable {
     /// Names the function and pattern that did not match.
     pub fn find(&self, binary: &GoBinary) -> Result<u64, VariableError> {
         let symbol = binary.elf().symbols(&[self.name]).into_iter().next().flatten();
-        self.check(binary, match symbol {
-            Some(address) => address,
-            None => self.by_pattern(binary)?,
-        })
+        self.check(
+            binary,
+            match symbol {
+                Some(address) => address,
+                None => self.by_pattern(binary)?,
+            },
+        )
     }
 
     fn check(&self, binary: &GoBinary, address: u64) -> Result<u64, VariableError> {

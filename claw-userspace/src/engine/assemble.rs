@@ -1,0 +1,180 @@
+//! The report, from what the engine knows.
+
+use std::collections::BTreeMap;
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::Engine;
+use crate::{
+    ledger::{Amount, Process},
+    report::{clean::clean, model},
+    stream::{Part, Session},
+    tenant::TenantId,
+};
+use model::Verdict;
+
+/// Wall-clock time of a monotonic one, RFC 3339 UTC.
+pub fn timestamp(session: &Session, t_ns: u64) -> String {
+    let ns = i128::from(session.wall_ns) + i128::from(t_ns) - i128::from(session.t_ns);
+    OffsetDateTime::from_unix_timestamp_nanos(ns - ns.rem_euclid(1_000_000_000))
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+pub fn report(e: &Engine) -> model::Report {
+    let mut findings: Vec<model::Finding> = e.findings.values().cloned().collect();
+    findings.sort_by(|a, b| {
+        let rank = |f: &model::Finding| (f.verdict, f.severity, f.kind == model::Kind::Heap);
+        let growth = |f: &model::Finding| f.growth.interval95.map_or(0.0, |i| i[0]);
+        rank(b).cmp(&rank(a)).then(growth(b).total_cmp(&growth(a))).then(a.id.cmp(&b.id))
+    });
+    let why = why_not_enough(e);
+    let leaks = || findings.iter().filter(|f| f.verdict == Verdict::Leak);
+    let count = |v| findings.iter().filter(|f| f.verdict == v).count();
+    let events = events(e);
+    let summary = model::Summary {
+        leaks_detected: u32::try_from(count(Verdict::Leak)).unwrap_or(u32::MAX),
+        suspects: u32::try_from(count(Verdict::Suspect)).unwrap_or(u32::MAX),
+        severity: findings.iter().map(|f| f.severity).max(),
+        time_to_detect_s: leaks().map(|f| f.detected_after_s).min_by(f64::total_cmp),
+        lost_events: events.lost.values().sum(),
+        enough_evidence: why.is_none(),
+        why_not_enough: why,
+    };
+    let live = e.ledger.processes().map(|p| target(e, p, None));
+    let ended = e.ended.iter().map(|x| target(e, &x.process, Some(x.why.clone())));
+    model::Report {
+        schema: model::SCHEMA.into(),
+        execution_id: e.session.execution_id.clone(),
+        agent: model::AGENT.into(),
+        timestamp: timestamp(&e.session, e.now_ns),
+        task: model::TASK.into(),
+        host: e.session.host.clone(),
+        environment: e.session.environment.clone(),
+        duration_s: e.now_ns.saturating_sub(e.session.t_ns) as f64 / 1e9,
+        execution_log: e.log.clone(),
+        targets: live.chain(ended).collect(),
+        tenants: e.ledger.processes().flat_map(|p| tenants(e, p)).collect(),
+        findings,
+        summary,
+    }
+}
+
+/// Why an empty list of findings would mean nothing; `None` when it does mean
+/// something for at least one process.
+fn why_not_enough(e: &Engine) -> Option<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for p in e.all_processes() {
+        let pid = p.info.pid;
+        let watched_s = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
+        let reason = if p.events == 0 {
+            format!("process {pid}: no event was seen")
+        } else if watched_s < 20.0 {
+            format!("process {pid}: watched for {watched_s:.0} s, too short to tell")
+        } else if p.gc_cycles < 2 {
+            format!(
+                "process {pid}: {} GC cycles were seen, two are needed to tell garbage from what \
+                 stays",
+                p.gc_cycles
+            )
+        } else {
+            return None;
+        };
+        reasons.push(reason);
+    }
+    if reasons.is_empty() {
+        return Some("nothing was watched".to_owned());
+    }
+    reasons.truncate(3);
+    Some(reasons.join("; "))
+}
+
+fn events(e: &Engine) -> model::Events {
+    let mut lost: BTreeMap<String, u64> = e.counters.lost.clone();
+    for (name, count) in e.ledger.forgotten() {
+        lost.insert(name.to_owned(), count);
+    }
+    if e.log_dropped > 0 {
+        lost.insert("log_lines".into(), e.log_dropped);
+    }
+    model::Events { received: e.events, lost }
+}
+
+/// Whether in-use bytes mean anything: the runtime samples and it was seen.
+fn heap_known(p: &Process) -> bool {
+    p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
+}
+
+fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
+    let totals = p.heap.groups().iter().fold(Amount::default(), |mut sum, g| {
+        sum.bytes += g.live.bytes;
+        sum.variance += g.live.variance;
+        sum
+    });
+    let known = heap_known(p);
+    let seconds = e.counters.t_ns.saturating_sub(e.session.t_ns) as f64 / 1e9;
+    model::Target {
+        pid: p.info.pid,
+        name: clean(&p.info.name),
+        runtime: p.info.runtime.clone(),
+        version: clean(&p.info.version),
+        mode: p.info.mode.clone(),
+        stripped: p.info.stripped,
+        container: p.info.container.as_ref().map(|c| c.id.clone()),
+        image: p.info.container.as_ref().and_then(|c| c.image.clone()),
+        events: model::Events { received: p.events, ..events(e) },
+        overhead: model::Overhead {
+            hits: e.counters.hits,
+            estimated_ratio: (seconds > 0.0).then(|| e.counters.probe_ns as f64 / 1e9 / seconds),
+        },
+        blocked: p.info.blocked.clone(),
+        live_bytes: known.then_some(totals.bytes),
+        live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
+        rss_bytes: p.rss_bytes,
+        gc_cycles: Some(u64::from(p.gc_cycles)),
+        gone,
+    }
+}
+
+#[derive(Default)]
+struct Sums {
+    live: Amount,
+    born: f64,
+    goroutines: u64,
+}
+
+fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
+    let mut sums: BTreeMap<TenantId, Sums> = BTreeMap::new();
+    for g in p.heap.groups() {
+        let s = sums.entry(g.tenant).or_default();
+        s.live.objects += g.live.objects;
+        s.live.bytes += g.live.bytes;
+        s.live.variance += g.live.variance;
+        s.born += g.born.bytes;
+    }
+    for g in p.goroutines.groups() {
+        sums.entry(g.tenant).or_default().goroutines += g.live_samples;
+    }
+    let known = heap_known(p);
+    let seconds = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
+    let mut tenants: Vec<model::Tenant> = sums
+        .into_iter()
+        .map(|(id, s)| model::Tenant {
+            tenant: e.ledger.tenants.name(id).to_owned(),
+            pid: p.info.pid,
+            live_bytes: known.then_some(s.live.bytes),
+            live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
+            live_objects: known.then_some(s.live.objects),
+            alloc_bytes_per_s: (known && seconds > 0.0).then(|| s.born / seconds),
+            goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
+            coefficient: None,
+            anomaly_score: None,
+        })
+        .collect();
+    tenants.sort_by(|a, b| {
+        let live = |t: &model::Tenant| t.live_bytes.unwrap_or(0.0);
+        live(b).total_cmp(&live(a)).then_with(|| a.tenant.cmp(&b.tenant))
+    });
+    tenants
+}

@@ -1,0 +1,213 @@
+//! From the ledger's evidence to findings, in words.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    detect::{Accumulation, Limits, judge},
+    explain,
+    ledger::{Group, Ledger, Lifetimes, Population, Process, Site},
+    report::{clean::clean, model},
+    stream::Session,
+};
+
+use super::assemble::timestamp;
+use model::{EvidenceKind, Kind, Severity, Verdict};
+
+/// Growth below this share of the heap per minute is no finding.
+const FLOOR_PERCENT: f64 = 0.05;
+/// … nor is one below this, whatever the heap, bytes per minute.
+const FLOOR_BYTES: f64 = 32.0 * 1024.0;
+/// Severity where the heap's size is unknown, bytes per minute.
+const HIGH_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
+/// A process younger than this at attach may still be warming up: it has to
+/// be watched longer before growth is called a leak, s.
+const WARM_UP: f64 = 60.0;
+
+/// All findings, by a key that is unique within the run.
+pub fn findings(
+    session: &Session,
+    ledger: &Ledger,
+    now_ns: u64,
+) -> BTreeMap<String, model::Finding> {
+    let mut found = BTreeMap::new();
+    for p in ledger.processes() {
+        let scope = Scope { session, ledger, process: p, now_ns };
+        scope.population(&p.heap, Kind::Heap, &mut found);
+        scope.population(&p.goroutines, Kind::Goroutine, &mut found);
+    }
+    found
+}
+
+struct Scope<'a> {
+    session: &'a Session,
+    ledger: &'a Ledger,
+    process: &'a Process,
+    now_ns: u64,
+}
+
+impl Scope<'_> {
+    fn limits(&self, kind: Kind) -> Limits {
+        let age = self.process.info.uptime_ns as f64 / 1e9;
+        let fresh = age < WARM_UP;
+        let watched_s = if fresh { 40.0 } else { 20.0 };
+        match kind {
+            Kind::Heap => {
+                let percent =
+                    self.process.info.heap_bytes.map_or(0.0, |b| b as f64) * FLOOR_PERCENT / 100.0;
+                let floor_per_minute = percent.max(FLOOR_BYTES);
+                Limits { suspect: 6, leak: 10, watched_s, floor_per_minute }
+            }
+            _ => {
+                Limits { suspect: 8, leak: 12, watched_s: watched_s + 10.0, floor_per_minute: 0.5 }
+            }
+        }
+    }
+
+    fn population(
+        &self,
+        population: &Population,
+        kind: Kind,
+        found: &mut BTreeMap<String, model::Finding>,
+    ) {
+        let p = self.process;
+        let limits = self.limits(kind);
+        let evidence =
+            population.evidence(p.info.t_ns, self.now_ns, &p.gc_ns, limits.suspect as u64);
+        let judged: Vec<(u32, Accumulation)> =
+            evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
+        if judged.is_empty() {
+            return;
+        }
+        let ages = population.ages(self.now_ns);
+        for (i, accumulation) in judged {
+            let Some(group) = population.groups().get(i as usize) else { continue };
+            let Some(site) = p.sites.get(group.site) else { continue };
+            let finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            let key = format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
+            found.insert(key, finding);
+        }
+    }
+
+    fn finding(
+        &self,
+        kind: Kind,
+        group: &Group,
+        site: &Site,
+        a: &Accumulation,
+        ages: Option<&(u64, Lifetimes)>,
+    ) -> model::Finding {
+        let info = &self.process.info;
+        let tenant = self.ledger.tenants.name(group.tenant).to_owned();
+        let heap = kind == Kind::Heap;
+        // Goroutines have no size; objects only where the rate is known.
+        let known = !heap || info.sample_rate.is_some();
+        let percent =
+            info.heap_bytes.filter(|b| heap && *b > 0).map(|b| a.per_minute / b as f64 * 100.0);
+        let severity = self.severity(kind, percent, a);
+        let culprit = site.culprit_frame();
+        let name = |s: &str| (!s.is_empty()).then(|| clean(s));
+        let line = |l: u32| (l > 0).then_some(l);
+        model::Finding {
+            id: finding_id(&info.name, kind, &tenant, &site.id),
+            kind,
+            verdict: if a.leak { Verdict::Leak } else { Verdict::Suspect },
+            severity,
+            confidence: (a.confidence * 1000.0).round() / 1000.0,
+            pid: info.pid,
+            process: clean(&info.name),
+            tenant,
+            site: model::Site {
+                id: site.id.clone(),
+                function: culprit.map_or_else(|| "(unknown)".to_owned(), |f| clean(&f.function)),
+                file: culprit.and_then(|f| name(&f.file)),
+                line: culprit.and_then(|f| line(f.line)),
+                stack: site
+                    .frames
+                    .iter()
+                    .map(|f| model::StackFrame {
+                        function: clean(&f.function),
+                        file: name(&f.file),
+                        line: line(f.line),
+                        inlined: f.inlined,
+                    })
+                    .collect(),
+            },
+            growth: model::Growth {
+                percent_per_minute: percent,
+                bytes_per_minute: (heap && known).then_some(a.per_minute),
+                count_per_minute: known.then_some(a.objects_per_minute),
+                interval95: known.then_some(a.interval95),
+            },
+            live: model::Live {
+                bytes: (heap && known).then_some(group.live.bytes),
+                objects: known.then_some(group.live.objects),
+                oldest_s: ages.map(|(oldest, _)| *oldest as f64 / 1e9),
+                age_s: ages.and_then(|(_, h)| h.summary_s()),
+                freed_lifetime_s: group.lifetimes.summary_s(),
+            },
+            since: timestamp(self.session, group.first_ns),
+            detected_after_s: self.now_ns.saturating_sub(self.session.t_ns) as f64 / 1e9,
+            blocked_on: None,
+            evidence: self.evidence(kind, group, a),
+            holder: None,
+            remedy: explain::remedy(kind, site),
+        }
+    }
+
+    fn severity(&self, kind: Kind, percent: Option<f64>, a: &Accumulation) -> Severity {
+        let threshold = self.session.threshold;
+        let share = match (kind, percent) {
+            (Kind::Heap, Some(p)) => p / threshold,
+            (Kind::Heap, None) => a.per_minute / HIGH_BYTES,
+            // A goroutine and what hangs on it: some ten KiB. 60 a minute are
+            // a leak that fills a machine within days.
+            _ => a.per_minute / 60.0,
+        };
+        if share >= 1.0 {
+            Severity::High
+        } else if share >= 0.1 {
+            Severity::Medium
+        } else {
+            Severity::Low
+        }
+    }
+
+    fn evidence(&self, kind: Kind, group: &Group, a: &Accumulation) -> Vec<model::Evidence> {
+        let (what, end) = match kind {
+            Kind::Heap => ("sampled objects", "freed"),
+            _ => ("goroutines", "ended"),
+        };
+        let age = if kind == Kind::Heap {
+            format!(
+                "{} {what} outlived at least one whole GC cycle and their peers; {:.0} % of such \
+                 were {end} later",
+                a.survivors,
+                a.died * 100.0
+            )
+        } else {
+            format!(
+                "{} {what} outlived their peers and are still there; {:.0} % of such {end} later",
+                a.survivors,
+                a.died * 100.0
+            )
+        };
+        let trend = format!(
+            "new ones kept joining in {} of {} parts of the time watched, {} of {} ever seen {end}",
+            a.parts.0, a.parts.1, group.deaths, group.births
+        );
+        let evidence = |kind, detail, value| model::Evidence { kind, detail, value: Some(value) };
+        vec![
+            evidence(EvidenceKind::Age, age, a.survivors as f64),
+            evidence(EvidenceKind::Trend, trend, a.per_minute),
+        ]
+    }
+}
+
+/// The same subject has the same id in every run and build: FNV-1a.
+fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
+    let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}

@@ -1,0 +1,427 @@
+//! The live loop: attach, drain, tick, and let everything go again.
+
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Finished, Options, Select, View, WatchError,
+    clock::{monotonic_ns, wall_ns},
+    sink::Sink,
+    watched::{StartError, Watched},
+};
+use crate::{
+    decode::{What, decode},
+    probe::{HitCost, Probes, hit_cost},
+    record::Writer,
+    stream::{Counters, Item, Session, Step, StepStatus},
+    symbol::BinaryCache,
+    target::{
+        capability,
+        process::{Process, all_pids},
+    },
+};
+
+/// The ring is looked at this often; BPF wakes the agent when it fills faster.
+const POLL: Duration = Duration::from_millis(100);
+/// New processes are looked for this often (`--name`, `--all`).
+const RESCAN: Duration = Duration::from_secs(2);
+
+/// Watch running processes until the duration is over, all are gone, or a
+/// signal says stop.
+///
+/// # Errors
+/// When nothing can be watched at all.
+pub fn watch(select: Select, options: &Options, view: View) -> Result<Finished, WatchError> {
+    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    runtime()?.block_on(async {
+        let mut live = Live::new(options, view, select)?;
+        live.attach_first()?;
+        live.run(None).await?;
+        Ok(live.finish())
+    })
+}
+
+/// Start a program and watch it until it ends.
+///
+/// # Errors
+/// When it cannot be started or watched.
+pub fn run_command(
+    command: &[String],
+    options: &Options,
+    view: View,
+) -> Result<(Finished, ExitStatus), WatchError> {
+    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    let (program, args) = command
+        .split_first()
+        .ok_or_else(|| WatchError::NothingToWatch("no command was given".into()))?;
+    let child = Command::new(program)
+        .args(args)
+        .spawn()
+        .map_err(|source| WatchError::Start { command: program.clone(), source })?;
+    let mut child = Running(child);
+    runtime()?.block_on(async {
+        let mut live = Live::new(options, view, Select::Pids(vec![child.0.id()]))?;
+        live.attach_first()?;
+        live.run(Some(&mut child.0)).await?;
+        let status = child.0.wait()?;
+        Ok((live.finish(), status))
+    })
+}
+
+/// A child that does not outlive a failure to watch it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+struct Live<'a> {
+    options: &'a Options,
+    select: Select,
+    probes: Probes,
+    cost: HitCost,
+    binaries: BinaryCache,
+    targets: BTreeMap<u32, Watched>,
+    /// Processes that cannot be watched, by pid and start time.
+    refused: BTreeMap<u32, u64>,
+    sink: Sink,
+    started: Instant,
+}
+
+fn execution_id(wall_ns: u64) -> String {
+    let time = i128::from(wall_ns);
+    let t = time::OffsetDateTime::from_unix_timestamp_nanos(time)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let format = time::macros::format_description!("[year][month][day]-[hour][minute]");
+    let stamp = t.format(&format).unwrap_or_default();
+    format!("claw-{stamp}-{:04x}", (wall_ns / 1000) & 0xffff)
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
+}
+
+impl<'a> Live<'a> {
+    fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
+        let recorder = options.record.as_deref().map(Writer::create).transpose()?;
+        let wall_ns = wall_ns();
+        let session = Session {
+            execution_id: execution_id(wall_ns),
+            host: hostname(),
+            environment: options.environment.clone(),
+            wall_ns,
+            t_ns: monotonic_ns(),
+            interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
+            threshold: options.threshold,
+        };
+        let started = Instant::now();
+        let mut sink = Sink::new(session, recorder, view);
+        let loading = Instant::now();
+        let mut probes = Probes::load(&options.tenants.keys(), options.ring_bytes)?;
+        sink.put(step("Loading BPF programs", "verified by the kernel".into(), loading));
+        let calibrating = Instant::now();
+        let cost = hit_cost(&mut probes);
+        let detail = format!(
+            "{:.1} µs where the kernel emulates the instruction, {:.1} µs elsewhere",
+            cost.emulated / 1e3,
+            cost.stepped / 1e3
+        );
+        sink.put(step("Measuring the cost of a probe hit", detail, calibrating));
+        Ok(Self {
+            options,
+            select,
+            probes,
+            cost,
+            binaries: BinaryCache::default(),
+            targets: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            sink,
+            started,
+        })
+    }
+
+    /// The first look: here it is an error when nothing can be watched.
+    fn attach_first(&mut self) -> Result<(), WatchError> {
+        let looking = Instant::now();
+        match self.select.clone() {
+            Select::Pids(pids) => {
+                for pid in pids {
+                    let started =
+                        Process::open(pid).map_err(StartError::from).and_then(|p| self.start(p));
+                    if let Err(e) = started {
+                        return Err(WatchError::NothingToWatch(e.to_string()));
+                    }
+                }
+            }
+            Select::Name(_) | Select::All => {
+                let tried = self.rescan();
+                let detail = format!("{tried} processes looked at, {} watched", self.targets.len());
+                self.sink.put(step("Discovering Go processes", detail, looking));
+                if self.targets.is_empty() {
+                    self.sink.note("no Go process to watch yet, waiting for one to start");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, process: Process) -> Result<(), StartError> {
+        let began = Instant::now();
+        let pid = process.pid;
+        let (watched, info, details) =
+            Watched::start(process, &mut self.binaries, &mut self.probes, self.cost, self.options)?;
+        let blocked = info.blocked.clone();
+        self.sink.put(Item::Target(info));
+        for detail in details {
+            self.sink.put(step("Attaching", detail, began));
+        }
+        for b in blocked {
+            let detail = format!("process {pid}: {}: {}", b.what, b.why);
+            let mut s = make_step("Attaching", detail, began);
+            s.status = StepStatus::Blocked;
+            self.sink.put(Item::Step(s));
+        }
+        self.targets.insert(pid, watched);
+        Ok(())
+    }
+
+    /// Attach to what is new; gives the number of processes looked at.
+    fn rescan(&mut self) -> usize {
+        let own = std::process::id();
+        let pids = all_pids().unwrap_or_default();
+        self.refused.retain(|pid, _| pids.binary_search(pid).is_ok());
+        let mut looked = 0;
+        for pid in pids {
+            if pid == own || self.targets.contains_key(&pid) {
+                continue;
+            }
+            let Ok(process) = Process::open(pid) else { continue };
+            if self.refused.get(&pid) == Some(&process.start_ticks) {
+                continue;
+            }
+            looked += 1;
+            if let Select::Name(name) = &self.select
+                && !name.is_match(&process.name)
+            {
+                // Not refused for good: it may exec into the one looked for.
+                continue;
+            }
+            let start_ticks = process.start_ticks;
+            if let Err(e) = self.start(process) {
+                self.refused.insert(pid, start_ticks);
+                if !e.is_uninteresting() {
+                    self.sink.note(&e.to_string());
+                    self.sink.put(failed("Attaching", e.to_string()));
+                }
+            }
+        }
+        looked
+    }
+
+    async fn run(&mut self, mut child: Option<&mut Child>) -> Result<(), WatchError> {
+        let ring = self.probes.readable()?;
+        let mut signals: Vec<Signal> =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+                .into_iter()
+                .map(signal)
+                .collect::<Result<_, _>>()?;
+        let [interrupt, terminate, hangup] = signals.as_mut_slice() else {
+            return Ok(());
+        };
+        let mut poll = interval(POLL);
+        let mut rescan = interval(RESCAN);
+        let mut tick = interval(self.options.interval);
+        for i in [&mut poll, &mut rescan, &mut tick] {
+            i.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        tick.tick().await;
+        let end = self.options.duration.map(|d| tokio::time::Instant::now() + d);
+        let far = tokio::time::Instant::now() + Duration::from_secs(10 * 365 * 86_400);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = hangup.recv() => break,
+                () = sleep_until(end.unwrap_or(far)) => break,
+                _ = poll.tick() => {
+                    self.drain();
+                    self.govern();
+                    self.let_go_of_the_dead();
+                }
+                ready = ring.readable() => {
+                    self.drain();
+                    ready?.clear_ready();
+                }
+                _ = rescan.tick(), if !matches!(self.select, Select::Pids(_)) => {
+                    self.rescan();
+                }
+                _ = tick.tick() => self.tick(),
+            }
+            let over = matches!(self.select, Select::Pids(_)) && self.targets.is_empty();
+            let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
+            if over || child_over || self.sink.closed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        let (targets, sink) = (&mut self.targets, &mut self.sink);
+        let mut execs = Vec::new();
+        let mut undecodable = 0u64;
+        self.probes.drain(|bytes| match decode(bytes) {
+            Ok(event) => {
+                let pid = event.pid;
+                if event.what == What::Exec {
+                    execs.push(pid);
+                }
+                if let Some(target) = targets.get_mut(&pid) {
+                    target.items(event, &mut |item| sink.put(item));
+                }
+            }
+            Err(_) => undecodable += 1,
+        });
+        if undecodable > 0 {
+            let detail = format!("{undecodable} records could not be understood");
+            self.sink.put(failed("Decoding", detail));
+        }
+        for pid in execs {
+            self.gone(pid, "it replaced its program (exec)");
+            // The same process may go on as another Go program.
+            if let Ok(process) = Process::open(pid)
+                && self.wants(&process)
+                && let Err(e) = self.start(process)
+            {
+                self.sink.put(failed("Attaching", e.to_string()));
+            }
+        }
+    }
+
+    fn wants(&self, process: &Process) -> bool {
+        match &self.select {
+            Select::Pids(pids) => pids.contains(&process.pid),
+            Select::Name(name) => name.is_match(&process.name),
+            Select::All => true,
+        }
+    }
+
+    fn let_go_of_the_dead(&mut self) {
+        let dead: Vec<u32> = self
+            .targets
+            .values()
+            .filter(|t| !t.process.is_alive())
+            .map(|t| t.process.pid)
+            .collect();
+        for pid in dead {
+            self.gone(pid, "it ended");
+        }
+    }
+
+    fn gone(&mut self, pid: u32, why: &str) {
+        let Some(target) = self.targets.remove(&pid) else { return };
+        let began = Instant::now();
+        for detail in target.stop(&mut self.probes) {
+            self.sink.put(step("Restoring", detail, began));
+        }
+        self.sink.put(Item::TargetGone { pid, t_ns: monotonic_ns(), why: why.to_owned() });
+        self.sink.put(step("Target gone", format!("process {pid}: {why}"), began));
+    }
+
+    fn govern(&mut self) {
+        let cpus = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+        for target in self.targets.values_mut() {
+            if let Some(item) = target.govern(&mut self.probes, self.options.max_overhead, cpus) {
+                if let Item::Blind { pid, part, why, .. } = &item {
+                    let detail = format!("process {pid}: {}: {why}", part.name());
+                    let mut s = make_step("Governing overhead", detail, self.started);
+                    s.status = StepStatus::Blocked;
+                    self.sink.put(Item::Step(s));
+                }
+                self.sink.put(item);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.drain();
+        self.counters();
+        for target in self.targets.values() {
+            if let Some(item) = target.memory_item() {
+                self.sink.put(item);
+            }
+        }
+        self.sink.put(Item::Tick { t_ns: monotonic_ns() });
+    }
+
+    fn counters(&mut self) {
+        match self.probes.counters() {
+            Ok(c) => {
+                let hits = c.hits();
+                // The trap, and what the programs themselves took.
+                let probe_ns = c.ns() + (hits as f64 * self.cost.emulated) as u64;
+                self.sink.put(Item::Counters(Counters {
+                    t_ns: monotonic_ns(),
+                    sent: c.sent,
+                    lost: c.lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+                    hits,
+                    probe_ns,
+                }));
+            }
+            Err(e) => self.sink.put(failed("Reading counters", e.to_string())),
+        }
+    }
+
+    fn finish(mut self) -> Finished {
+        self.tick();
+        let began = Instant::now();
+        for (_, target) in std::mem::take(&mut self.targets) {
+            for detail in target.stop(&mut self.probes) {
+                self.sink.put(step("Restoring", detail, began));
+            }
+        }
+        let watched = self.started.elapsed().as_secs_f64();
+        self.sink.put(step("Detached", format!("after {watched:.0} s"), began));
+        self.sink.put(Item::End { t_ns: monotonic_ns() });
+        self.sink.finish()
+    }
+}
+
+fn make_step(action: &str, detail: String, began: Instant) -> Step {
+    Step {
+        t_ns: monotonic_ns(),
+        action: action.to_owned(),
+        detail,
+        status: StepStatus::Success,
+        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn step(action: &str, detail: String, began: Instant) -> Item {
+    Item::Step(make_step(action, detail, began))
+}
+
+fn failed(action: &str, detail: String) -> Item {
+    let mut s = make_step(action, detail, Instant::now());
+    s.status = StepStatus::Error;
+    Item::Step(s)
+}

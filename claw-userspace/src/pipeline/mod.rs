@@ -1,0 +1,62 @@
+//! The only place that wires the rooms: live processes into the stream
+//! (`live`, `watched`), the stream into the engine, the recording and the
+//! views (`sink`), or a recording into the engine (`replay`).
+
+mod clock;
+mod live;
+mod replay;
+mod sink;
+mod watched;
+
+use std::{path::PathBuf, time::Duration};
+
+use regex::Regex;
+
+pub use live::{run_command, watch};
+pub use replay::replay;
+pub use sink::{Finished, Stdout, View};
+
+use crate::{record, tenant::Rules};
+
+/// Which processes to watch.
+#[derive(Clone, Debug)]
+pub enum Select {
+    Pids(Vec<u32>),
+    /// By name of the executable; also those that start later.
+    Name(Regex),
+    All,
+}
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub duration: Option<Duration>,
+    pub interval: Duration,
+    /// Share of the machine's CPU time that probes may take from a target.
+    pub max_overhead: f64,
+    pub heap_rate: Option<u64>,
+    pub environment: Option<String>,
+    pub tenants: Rules,
+    pub threshold: f64,
+    pub ring_bytes: u32,
+    pub record: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// Exit code 3.
+    #[error("{0}")]
+    NotPermitted(String),
+    #[error("{0}")]
+    NothingToWatch(String),
+    #[error(transparent)]
+    Probe(#[from] crate::probe::ProbeError),
+    #[error(transparent)]
+    Record(#[from] record::WriteError),
+    #[error(transparent)]
+    Replay(#[from] record::ReadError),
+    #[error("cannot start {command}: {source}")]
+    Start { command: String, source: std::io::Error },
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,362 @@
+//! One live target: from attaching to it until it is let go.
+
+use std::sync::Arc;
+
+use claw_common::GoTarget;
+use rustc_hash::FxHashSet;
+
+use super::{Options, clock::monotonic_ns};
+use crate::{
+    decode::{Event, What},
+    probe::{Attachment, HitCost, Plan, ProbeError, Probes},
+    report::clean::clean,
+    stream::{Blocked, Item, Part, TargetInfo},
+    symbol::{BinaryCache, Symbolizer},
+    target::{
+        container, discover,
+        go::{
+            binary::{GoBinary, GoBinaryError},
+            layout::{GoLayout, LayoutError},
+            memprofile,
+            rate::{self, ChangedRate, RateError},
+            variables::{MBUCKETS, MEM_PROFILE_RATE},
+        },
+        memory::ProcessMemory,
+        process::{Process, ProcessError},
+    },
+    tenant::Rule,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("process {pid} ({name}): {source}")]
+    Binary { pid: u32, name: String, source: GoBinaryError },
+    #[error("process {pid} ({name}): {source}")]
+    Layout { pid: u32, name: String, source: LayoutError },
+    #[error("process {pid} ({name}) is not built for this machine's processor")]
+    Machine { pid: u32, name: String },
+    #[error("process {pid} ({name}): nothing can be watched: {why}")]
+    Nothing { pid: u32, name: String, why: String },
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    #[error("process {pid}: memory cannot be read: {source}")]
+    Memory { pid: u32, source: std::io::Error },
+}
+
+impl StartError {
+    /// It is simply no Go program, or gone: not worth a word when many
+    /// processes are tried.
+    pub fn is_uninteresting(&self) -> bool {
+        match self {
+            Self::Binary { source, .. } => source.is_not_go(),
+            Self::Process(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Addresses and buckets of one process that are sent only once.
+const MOST_SEEN: usize = 1 << 18;
+/// After the sampling rate was changed, each P takes one sample at once that
+/// stands for nothing: those of this long, and each thread's first, are not
+/// counted.
+const SETTLE_NS: u64 = 1_000_000_000;
+
+#[derive(Debug)]
+struct Settling {
+    until_ns: u64,
+    threads: FxHashSet<u32>,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+pub struct Watched {
+    pub process: Process,
+    attachment: Attachment,
+    symbolizer: Symbolizer,
+    memory: ProcessMemory,
+    rate: Option<ChangedRate>,
+    settling: Option<Settling>,
+    seen: FxHashSet<u64>,
+    seen_buckets: FxHashSet<u64>,
+    /// Events of each part since the last look at their cost.
+    heap_events: u64,
+    goroutine_events: u64,
+    cost: f64,
+    looked_ns: u64,
+    over: [u8; 2],
+}
+
+/// What is known of a target before anything is attached to it.
+struct Prepared {
+    binary: Arc<GoBinary>,
+    config: GoTarget,
+    layout: &'static GoLayout,
+    bias: u64,
+    memory: ProcessMemory,
+}
+
+impl Watched {
+    /// Attach to `process`. Gives what the stream has to know about it.
+    ///
+    /// # Errors
+    /// In one line, why it cannot be watched; then nothing is attached.
+    pub fn start(
+        process: Process,
+        binaries: &mut BinaryCache,
+        probes: &mut Probes,
+        cost: HitCost,
+        options: &Options,
+    ) -> Result<(Self, TargetInfo, Vec<String>), StartError> {
+        let Prepared { binary, config, layout, bias, memory } = prepare(&process, binaries)?;
+        let (pid, name) = (process.pid, process.name.clone());
+        let plan = Plan::sampled(&binary);
+        let mut blocked = plan.blocked.clone();
+        if plan.points.is_empty() {
+            let why = blocked.iter().map(|b| b.why.as_str()).collect::<Vec<_>>().join("; ");
+            return Err(StartError::Nothing { pid, name, why });
+        }
+        let attachment = probes.attach(pid, config, &plan.points)?;
+        let mut steps = vec![format!("{} probes in {name} (pid {pid})", plan.points.len())];
+
+        let rate_address = MEM_PROFILE_RATE.find(&binary).map(|a| a.wrapping_add(bias));
+        let found = match &rate_address {
+            Ok(address) => rate::current(pid, &memory, *address).map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        let mut changed = None;
+        let mut sample_rate = found.clone().ok();
+        match (&found, options.heap_rate, rate_address) {
+            (Ok(old), Some(new), Ok(address)) if *old != new => {
+                match ChangedRate::set(&process, address, *old, new) {
+                    Ok(rate) => {
+                        steps.push(format!(
+                            "set MemProfileRate of process {pid} from {old} to {new} (--heap-rate)"
+                        ));
+                        changed = Some(rate);
+                        sample_rate = Some(new);
+                    }
+                    Err(e) => {
+                        probes.detach(attachment);
+                        return Err(e.into());
+                    }
+                }
+            }
+            (Ok(0), None, _) => blocked.push(discover::no_samples()),
+            (Err(why), _, _) => blocked.push(Blocked {
+                what: Part::Heap.name().to_owned(),
+                why: format!("the sampling rate is unknown, so bytes are too: {why}"),
+            }),
+            _ => {}
+        }
+        let t_ns = monotonic_ns();
+        let heap_bytes = heap_at_attach(&binary, layout, bias, &memory, &process, sample_rate);
+        let cgroup = process.cgroup().unwrap_or_default();
+        let container = container::of_process(&cgroup, process.namespaced());
+        let default = options.tenants.of_process(|rule| match rule {
+            Rule::Label(_) => None,
+            Rule::Env(variable) => process.env(variable),
+            Rule::Cgroup => {
+                let path = || cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2));
+                container.as_ref().map(|c| c.id.clone()).or_else(|| path().map(str::to_owned))
+            }
+        });
+        let (default_tenant, labels_before_default) = match default {
+            Some((tenant, before)) => (Some(clean(&tenant)), before),
+            None => (None, 0),
+        };
+        let info = TargetInfo {
+            pid,
+            start_ticks: process.start_ticks,
+            uptime_ns: process.uptime_ns().unwrap_or(0),
+            t_ns,
+            name: clean(&name),
+            exe: clean(&process.exe),
+            runtime: "go".into(),
+            version: clean(&binary.version.raw),
+            stripped: binary.stripped(),
+            container,
+            mode: "sampled".into(),
+            sample_rate,
+            heap_bytes,
+            default_tenant,
+            labels_before_default,
+            blocked,
+        };
+        let slow = plan.points.iter().any(|p| !p.emulated);
+        let settling = changed.is_some().then(|| Settling {
+            until_ns: t_ns + SETTLE_NS,
+            threads: FxHashSet::default(),
+            dropped: 0,
+        });
+        let watched = Self {
+            symbolizer: Symbolizer::new(pid, binary, bias),
+            process,
+            attachment,
+            memory,
+            rate: changed,
+            settling,
+            seen: FxHashSet::default(),
+            seen_buckets: FxHashSet::default(),
+            heap_events: 0,
+            goroutine_events: 0,
+            cost: if slow { cost.stepped } else { cost.emulated },
+            looked_ns: t_ns,
+            over: [0; 2],
+        };
+        Ok((watched, info, steps))
+    }
+
+    /// The items that an event becomes: names of what it refers to first.
+    pub fn items(&mut self, event: Event, put: &mut impl FnMut(Item)) {
+        let pid = event.pid;
+        match &event.what {
+            What::Alloc { stack, .. } => {
+                if self.is_spurious(&event) {
+                    return;
+                }
+                self.heap_events += 1;
+                self.name(pid, stack, put);
+            }
+            What::GoroutineNew { stack, gopc, .. } => {
+                self.goroutine_events += 1;
+                self.name(pid, stack, put);
+                self.name(pid, &[*gopc], put);
+            }
+            What::GoroutineExit { gopc, .. } => {
+                self.goroutine_events += 1;
+                self.name(pid, &[*gopc], put);
+            }
+            What::Free { bucket, .. } => {
+                self.heap_events += 1;
+                self.name_bucket(pid, *bucket, put);
+            }
+            What::Gc | What::Exec | What::Exit => {}
+        }
+        put(Item::Event(event));
+    }
+
+    fn is_spurious(&mut self, event: &Event) -> bool {
+        let Some(s) = &mut self.settling else { return false };
+        let spurious = s.threads.insert(event.tid) || event.t_ns < s.until_ns;
+        s.dropped += u64::from(spurious);
+        spurious
+    }
+
+    fn name(&mut self, pid: u32, stack: &[u64], put: &mut impl FnMut(Item)) {
+        for pc in stack.iter().copied().filter(|pc| *pc != 0) {
+            if self.seen.len() < MOST_SEEN && self.seen.insert(pc) {
+                put(Item::Frames { pid, pc, frames: self.symbolizer.frames(pc) });
+            }
+        }
+    }
+
+    fn name_bucket(&mut self, pid: u32, bucket: u64, put: &mut impl FnMut(Item)) {
+        if bucket == 0 || self.seen_buckets.len() >= MOST_SEEN || !self.seen_buckets.insert(bucket)
+        {
+            return;
+        }
+        if let Ok(stack) = memprofile::bucket_stack(&self.memory, bucket) {
+            self.name(pid, &stack, put);
+            put(Item::Bucket { pid, bucket, stack });
+        }
+    }
+
+    /// What it uses now; `None` when it is gone.
+    pub fn memory_item(&self) -> Option<Item> {
+        let m = self.process.memory_use().ok()?;
+        Some(Item::Memory {
+            pid: self.process.pid,
+            t_ns: monotonic_ns(),
+            rss_bytes: m.rss_bytes,
+            anon_bytes: m.anon_bytes,
+            threads: m.threads,
+        })
+    }
+
+    /// Detach the probes of a part whose estimated cost exceeds `budget`, a
+    /// share of the time of `cpus` processors, twice in a row.
+    pub fn govern(&mut self, probes: &mut Probes, budget: f64, cpus: f64) -> Option<Item> {
+        let now = monotonic_ns();
+        let elapsed = now.saturating_sub(self.looked_ns) as f64;
+        if elapsed < 1e9 {
+            return None;
+        }
+        self.looked_ns = now;
+        let events = [
+            (Part::Heap, std::mem::take(&mut self.heap_events)),
+            (Part::Goroutines, std::mem::take(&mut self.goroutine_events)),
+        ];
+        for (i, (part, n)) in events.into_iter().enumerate() {
+            let share = n as f64 * self.cost / (elapsed * cpus);
+            self.over[i] = if share > budget { self.over[i] + 1 } else { 0 };
+            if self.over[i] >= 2 {
+                self.over[i] = 0;
+                probes.detach_part(&mut self.attachment, part);
+                let why = format!(
+                    "{:.0} events a second would cost {:.1} % of the CPU time, more than \
+                     --max-overhead {:.1} %: their probes were detached",
+                    n as f64 * 1e9 / elapsed,
+                    share * 100.0,
+                    budget * 100.0
+                );
+                return Some(Item::Blind { pid: self.process.pid, t_ns: now, part, why });
+            }
+        }
+        None
+    }
+
+    /// Let it go: detach, and put back what was changed. Says what was done.
+    pub fn stop(mut self, probes: &mut Probes) -> Vec<String> {
+        let mut done = Vec::new();
+        if let Some(rate) = &mut self.rate {
+            done.push(rate.restore());
+        }
+        if let Some(s) = &self.settling {
+            done.push(format!("{} spurious samples after the rate change were dropped", s.dropped));
+        }
+        probes.detach(self.attachment);
+        done
+    }
+}
+
+fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, StartError> {
+    let (pid, name) = (process.pid, process.name.clone());
+    let binary = binaries.open(&process.exe_path()).map_err(|source| StartError::Binary {
+        pid,
+        name: name.clone(),
+        source,
+    })?;
+    if !binary.is_x86_64() || !cfg!(target_arch = "x86_64") {
+        return Err(StartError::Machine { pid, name });
+    }
+    let layout =
+        GoLayout::of(&binary.version).map_err(|source| StartError::Layout { pid, name, source })?;
+    let bias = process.load_bias(binary.elf().first_vaddr())?;
+    let memory = ProcessMemory::open(pid).map_err(|source| StartError::Memory { pid, source })?;
+    Ok(Prepared { config: layout.target(), binary, layout, bias, memory })
+}
+
+/// In-use heap in bytes: Go's own profile, else resident anonymous memory,
+/// which is larger by what the collector keeps free.
+fn heap_at_attach(
+    binary: &GoBinary,
+    layout: &GoLayout,
+    bias: u64,
+    memory: &ProcessMemory,
+    process: &Process,
+    rate: Option<u64>,
+) -> Option<u64> {
+    let profile = || {
+        let rate = rate.filter(|r| *r > 0)?;
+        let address = MBUCKETS.find(binary).ok()?.wrapping_add(bias);
+        let buckets = memprofile::buckets(memory, layout, address).ok()?;
+        let bytes = memprofile::heap_in_use(&buckets, rate);
+        (bytes >= 1.0).then_some(bytes as u64)
+    };
+    profile().or_else(|| process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0))
+}

@@ -1,0 +1,33 @@
+//! What a person sees while a watch goes on.
+
+use super::{
+    model::{Report, Verdict},
+    text::{bytes, seconds},
+};
+
+/// One line: how far it is and what it knows so far.
+pub fn progress(r: &Report) -> String {
+    let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
+    let gc: u64 = r.targets.iter().filter_map(|t| t.gc_cycles).sum();
+    let live: f64 = r.tenants.iter().filter_map(|t| t.live_bytes).sum();
+    let state = match (r.summary.leaks_detected, r.summary.suspects, &r.summary.why_not_enough) {
+        (0, 0, Some(_)) => "collecting evidence".to_owned(),
+        (0, 0, None) => "no leak so far".to_owned(),
+        (0, s, _) => format!("{s} suspected"),
+        (n, _, _) => {
+            let worst = r.findings.iter().find(|f| f.verdict == Verdict::Leak);
+            let tenant = worst.map(|f| format!(", worst: {}", f.tenant)).unwrap_or_default();
+            format!("{n} leak{}{tenant}", if n == 1 { "" } else { "s" })
+        }
+    };
+    let lost = match r.summary.lost_events {
+        0 => String::new(),
+        n => format!(", {n} lost"),
+    };
+    format!(
+        "{:>7}  {received} events{lost}, {gc} GC cycles, {} tenants holding {}: {state}",
+        seconds(r.duration_s),
+        r.tenants.len(),
+        bytes(live),
+    )
+}

@@ -1,0 +1,200 @@
+//! pprof's `profile.proto`, gzipped: the four values of Go's own heap profile,
+//! the tenant as a label.
+
+use std::{collections::HashMap, io::Write};
+
+use flate2::{Compression, write::GzEncoder};
+use prost::Message;
+
+use crate::{engine::Engine, report::clean::clean, symbol::Frame};
+
+/// What one (tenant, site) holds, unsampled.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub tenant: String,
+    /// Leaf first.
+    pub frames: Vec<Frame>,
+    pub alloc_objects: f64,
+    pub alloc_bytes: f64,
+    pub inuse_objects: f64,
+    pub inuse_bytes: f64,
+}
+
+/// The samples of everything that was watched.
+pub fn samples(engine: &Engine) -> Vec<Sample> {
+    let mut all = Vec::new();
+    for p in engine.all_processes() {
+        for g in p.heap.groups() {
+            let Some(site) = p.sites.get(g.site) else { continue };
+            all.push(Sample {
+                tenant: engine.ledger().tenants.name(g.tenant).to_owned(),
+                frames: site.frames.clone(),
+                alloc_objects: g.born.objects,
+                alloc_bytes: g.born.bytes,
+                inuse_objects: g.live.objects,
+                inuse_bytes: g.live.bytes,
+            });
+        }
+    }
+    all
+}
+
+/// Field numbers: github.com/google/pprof/proto/profile.proto.
+#[derive(Clone, PartialEq, Message)]
+pub struct Profile {
+    #[prost(message, repeated, tag = "1")]
+    pub sample_type: Vec<ValueType>,
+    #[prost(message, repeated, tag = "2")]
+    pub sample: Vec<ProtoSample>,
+    #[prost(message, repeated, tag = "4")]
+    pub location: Vec<Location>,
+    #[prost(message, repeated, tag = "5")]
+    pub function: Vec<Function>,
+    #[prost(string, repeated, tag = "6")]
+    pub string_table: Vec<String>,
+    #[prost(int64, tag = "9")]
+    pub time_nanos: i64,
+    #[prost(int64, tag = "10")]
+    pub duration_nanos: i64,
+    #[prost(int64, tag = "14")]
+    pub default_sample_type: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ValueType {
+    #[prost(int64, tag = "1")]
+    pub r#type: i64,
+    #[prost(int64, tag = "2")]
+    pub unit: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ProtoSample {
+    #[prost(uint64, repeated, tag = "1")]
+    pub location_id: Vec<u64>,
+    #[prost(int64, repeated, tag = "2")]
+    pub value: Vec<i64>,
+    #[prost(message, repeated, tag = "3")]
+    pub label: Vec<Label>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Label {
+    #[prost(int64, tag = "1")]
+    pub key: i64,
+    #[prost(int64, tag = "2")]
+    pub str: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Location {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub line: Vec<Line>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Line {
+    #[prost(uint64, tag = "1")]
+    pub function_id: u64,
+    #[prost(int64, tag = "2")]
+    pub line: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Function {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(int64, tag = "2")]
+    pub name: i64,
+    #[prost(int64, tag = "3")]
+    pub system_name: i64,
+    #[prost(int64, tag = "4")]
+    pub filename: i64,
+    #[prost(int64, tag = "5")]
+    pub start_line: i64,
+}
+
+#[derive(Default)]
+struct Builder {
+    profile: Profile,
+    strings: HashMap<String, i64>,
+    functions: HashMap<(String, String), u64>,
+    locations: HashMap<Vec<(u64, u32)>, u64>,
+}
+
+impl Builder {
+    fn string(&mut self, s: &str) -> i64 {
+        if let Some(i) = self.strings.get(s) {
+            return *i;
+        }
+        let i = i64::try_from(self.profile.string_table.len()).unwrap_or(0);
+        self.profile.string_table.push(s.to_owned());
+        self.strings.insert(s.to_owned(), i);
+        i
+    }
+
+    fn function(&mut self, f: &Frame) -> u64 {
+        let key = (clean(&f.function), clean(&f.file));
+        if let Some(id) = self.functions.get(&key) {
+            return *id;
+        }
+        let id = self.profile.function.len() as u64 + 1;
+        let (name, filename) = (self.string(&key.0), self.string(&key.1));
+        let start_line = i64::from(f.start_line);
+        self.profile.function.push(Function { id, name, system_name: name, filename, start_line });
+        self.functions.insert(key, id);
+        id
+    }
+
+    /// One physical frame: inlined calls first, then what they are inlined in.
+    fn location(&mut self, group: &[Frame]) -> u64 {
+        let key: Vec<(u64, u32)> = group.iter().map(|f| (self.function(f), f.line)).collect();
+        if let Some(id) = self.locations.get(&key) {
+            return *id;
+        }
+        let id = self.profile.location.len() as u64 + 1;
+        let line = key
+            .iter()
+            .map(|(function_id, line)| Line { function_id: *function_id, line: i64::from(*line) })
+            .collect();
+        self.profile.location.push(Location { id, line });
+        self.locations.insert(key, id);
+        id
+    }
+}
+
+/// Encode and gzip. `time_nanos` is the wall clock at the start.
+pub fn encode(samples: &[Sample], time_nanos: i64, duration_nanos: i64) -> Vec<u8> {
+    let mut b = Builder::default();
+    b.string("");
+    for (name, unit) in [
+        ("alloc_objects", "count"),
+        ("alloc_space", "bytes"),
+        ("inuse_objects", "count"),
+        ("inuse_space", "bytes"),
+    ] {
+        let value_type = ValueType { r#type: b.string(name), unit: b.string(unit) };
+        b.profile.sample_type.push(value_type);
+    }
+    b.profile.default_sample_type = b.string("inuse_space");
+    b.profile.time_nanos = time_nanos;
+    b.profile.duration_nanos = duration_nanos;
+    let key = b.string("tenant");
+    for s in samples {
+        let mut location_id = Vec::new();
+        for group in s.frames.split_inclusive(|f| !f.inlined) {
+            location_id.push(b.location(group));
+        }
+        let value = [s.alloc_objects, s.alloc_bytes, s.inuse_objects, s.inuse_bytes]
+            .map(|v| v.round() as i64)
+            .to_vec();
+        let label = vec![Label { key, str: b.string(&s.tenant) }];
+        b.profile.sample.push(ProtoSample { location_id, value, label });
+    }
+    let mut gz = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing to memory does not fail.
+    let _ = gz.write_all(&b.profile.encode_to_vec());
+    gz.finish().unwrap_or_default()
+}

@@ -1,0 +1,355 @@
+//! The report for people: fits a terminal, the worst first.
+
+use std::fmt::Write;
+
+use super::model::{Finding, Kind, Report, Severity, Tenant, Verdict};
+
+/// Columns that lines fit in.
+pub const WIDTH: usize = 100;
+/// Tenants and stack frames that are shown.
+const MOST_TENANTS: usize = 20;
+const MOST_FRAMES: usize = 12;
+
+/// Colours or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    Colour,
+}
+
+impl Style {
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn verdict(self, f: &Finding, text: &str) -> String {
+        match (f.verdict, f.severity) {
+            (Verdict::Leak, Severity::High) => self.paint("1;31", text),
+            (Verdict::Leak, _) => self.paint("31", text),
+            _ => self.paint("33", text),
+        }
+    }
+}
+
+pub fn render(r: &Report, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, r, style);
+    if r.findings.is_empty() {
+        nothing(&mut out, r, style);
+    } else {
+        table(&mut out, r, style);
+        for (i, f) in r.findings.iter().enumerate() {
+            finding(&mut out, i + 1, f, style);
+        }
+    }
+    tenants(&mut out, r, style);
+    out
+}
+
+// Writing to a String cannot fail, so the results of `writeln!` are dropped
+// here once.
+macro_rules! line {
+    ($out:expr) => { $out.push('\n') };
+    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
+}
+
+fn head(out: &mut String, r: &Report, style: Style) {
+    let environment = r.environment.as_ref().map(|e| format!(", {e}")).unwrap_or_default();
+    let title = format!("{} on {}{environment}", r.execution_id, r.host);
+    line!(out, "{}", style.bold(&cut(&title, WIDTH)));
+    for t in &r.targets {
+        let mut facts = vec![t.version.clone(), t.mode.clone()];
+        if t.stripped {
+            facts.push("stripped".into());
+        }
+        if let Some(c) = &t.container {
+            let image = t.image.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
+            facts.push(format!("container {}{image}", cut(c, 12)));
+        }
+        if let Some(rss) = t.rss_bytes {
+            facts.push(format!("RSS {}", bytes(rss as f64)));
+        }
+        if let Some(gc) = t.gc_cycles {
+            facts.push(format!("{gc} GC cycles"));
+        }
+        let text = format!("  {} (pid {}): {}", t.name, t.pid, facts.join(", "));
+        line!(out, "{}", cut(&text, WIDTH));
+        if let Some(gone) = &t.gone {
+            line!(out, "    {}", cut(&format!("no longer watched: {gone}"), WIDTH - 4));
+        }
+        for b in &t.blocked {
+            wrapped(out, &format!("blocked: {}: {}", b.what, b.why), "    ", "    ");
+        }
+    }
+    let overhead =
+        r.targets.iter().find_map(|t| Some((t.overhead.hits, t.overhead.estimated_ratio?)));
+    let cost = overhead
+        .map(|(hits, ratio)| format!(", {hits} probe hits, {:.2} % of one CPU", ratio * 100.0))
+        .unwrap_or_default();
+    let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
+    line!(out, "  watched {} , {received} events, {}{cost}", seconds(r.duration_s), lost(r));
+    line!(out);
+}
+
+fn lost(r: &Report) -> String {
+    let all: Vec<String> = r
+        .targets
+        .first()
+        .map(|t| &t.events.lost)
+        .into_iter()
+        .flatten()
+        .filter(|(_, n)| **n > 0)
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    if all.is_empty() { "none lost".into() } else { format!("LOST {}", all.join(", ")) }
+}
+
+fn nothing(out: &mut String, r: &Report, style: Style) {
+    let text = match &r.summary.why_not_enough {
+        Some(why) => format!("Not enough evidence to say whether anything leaks: {why}."),
+        None => "No leak found: nothing outlives its peers and keeps accumulating.".to_owned(),
+    };
+    wrapped(out, &style.bold(&text), "", "  ");
+    line!(out);
+}
+
+fn table(out: &mut String, r: &Report, style: Style) {
+    let header = format!(
+        " {:<2} {:<8} {:<8} {:<10} {:<18} {:<24} {:>8}  {:>12}",
+        "#", "VERDICT", "SEVERITY", "KIND", "TENANT", "SITE", "%/MIN", "GROWTH/MIN"
+    );
+    line!(out, "{}", style.dim(header.trim_end()));
+    for (i, f) in r.findings.iter().enumerate() {
+        let percent = f.growth.percent_per_minute.map_or_else(|| "-".into(), |p| format!("{p:.1}"));
+        let row = format!(
+            " {:<2} {:<8} {:<8} {:<10} {:<18} {:<24} {:>8}  {:>12}",
+            i + 1,
+            word(&f.verdict),
+            word(&f.severity),
+            word(&f.kind),
+            cut(&f.tenant, 18),
+            place(f, 24),
+            percent,
+            growth(f),
+        );
+        line!(out, "{}", style.verdict(f, row.trim_end()));
+    }
+    line!(out);
+}
+
+fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
+    let subject = match f.kind {
+        Kind::Goroutine => "goroutines created",
+        _ => "memory allocated",
+    };
+    let title = format!(
+        "{number}. {}: {subject} for tenant {} in {} stays and grows by {} a minute",
+        word(&f.verdict).to_uppercase(),
+        f.tenant,
+        f.process,
+        growth(f),
+    );
+    wrapped(out, &style.verdict(f, &title), "", "   ");
+    for (i, frame) in f.site.stack.iter().take(MOST_FRAMES).enumerate() {
+        let culprit = frame.function == f.site.function
+            && frame.file == f.site.file
+            && frame.line == f.site.line;
+        let first = f.site.stack.iter().position(|s| s == frame) == Some(i);
+        let marked = culprit && first;
+        let place = match (&frame.file, frame.line) {
+            (Some(file), Some(line)) => format!("{file}:{line}"),
+            _ => String::new(),
+        };
+        let inlined = if frame.inlined { " (inlined)" } else { "" };
+        let mark = if marked { "→" } else { " " };
+        let text = format!("   {mark} {}{inlined}", cut(&frame.function, WIDTH - 17));
+        line!(out, "{}", if marked { style.bold(&text) } else { text });
+        if !place.is_empty() {
+            line!(out, "{}", style.dim(&format!("       {}", cut_left(&place, WIDTH - 7))));
+        }
+    }
+    if f.site.stack.len() > MOST_FRAMES {
+        line!(out, "     … {} more", f.site.stack.len() - MOST_FRAMES);
+    }
+    let interval = f.growth.interval95.map(|[low, high]| match f.kind {
+        Kind::Heap | Kind::Rss => format!(" (95 %: {} to {})", bytes(low), bytes(high)),
+        _ => format!(" (95 %: {low:.1} to {high:.1})"),
+    });
+    let mut live = Vec::new();
+    if let Some(b) = f.live.bytes {
+        live.push(format!("{} in use", bytes(b)));
+    }
+    if let Some(o) = f.live.objects {
+        let what = if f.kind == Kind::Goroutine { "goroutines" } else { "objects" };
+        live.push(format!("{o:.0} {what}"));
+    }
+    if let Some(o) = f.live.oldest_s {
+        live.push(format!("oldest {}", seconds(o)));
+    }
+    let fields = [
+        ("growth", format!("{} a minute{}", growth(f), interval.unwrap_or_default())),
+        ("live", live.join(", ")),
+        (
+            "sure",
+            format!(
+                "confidence {:.2}, found after {}, since {}",
+                f.confidence,
+                seconds(f.detected_after_s),
+                f.since
+            ),
+        ),
+    ];
+    for (name, text) in fields {
+        wrapped(out, &text, &format!("   {name:<9}"), "            ");
+    }
+    for e in &f.evidence {
+        wrapped(out, &e.detail, &format!("   {:<9}", word(&e.kind)), "            ");
+    }
+    if let Some(b) = &f.blocked_on {
+        wrapped(out, &b.reason, "   blocked  ", "            ");
+    }
+    if let Some(remedy) = &f.remedy {
+        wrapped(out, &remedy.text, "   remedy   ", "            ");
+    }
+    line!(out);
+}
+
+fn tenants(out: &mut String, r: &Report, style: Style) {
+    if r.tenants.is_empty() {
+        return;
+    }
+    let header = format!(
+        " {:<24} {:>8} {:>22} {:>12} {:>12} {:>12}",
+        "TENANT", "PID", "LIVE SINCE ATTACH", "OBJECTS", "ALLOC/S", "GOROUTINES"
+    );
+    line!(out, "{}", style.dim(&header));
+    for t in r.tenants.iter().take(MOST_TENANTS) {
+        line!(out, "{}", tenant_row(t));
+    }
+    if r.tenants.len() > MOST_TENANTS {
+        line!(out, " … {} more", r.tenants.len() - MOST_TENANTS);
+    }
+}
+
+fn tenant_row(t: &Tenant) -> String {
+    let or_dash = |v: Option<String>| v.unwrap_or_else(|| "-".into());
+    let live = t.live_bytes.map(|b| match t.live_bytes_se {
+        Some(se) => format!("{} ± {}", bytes(b), bytes(se)),
+        None => bytes(b),
+    });
+    format!(
+        " {:<24} {:>8} {:>22} {:>12} {:>12} {:>12}",
+        cut(&t.tenant, 24),
+        t.pid,
+        or_dash(live),
+        or_dash(t.live_objects.map(|o| format!("{o:.0}"))),
+        or_dash(t.alloc_bytes_per_s.map(bytes)),
+        or_dash(t.goroutines.map(|g| g.to_string())),
+    )
+}
+
+/// The name that serde gives an enum's value: one spelling everywhere.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn growth(f: &Finding) -> String {
+    match (f.growth.bytes_per_minute, f.growth.count_per_minute) {
+        (Some(b), _) => bytes(b),
+        (None, Some(c)) => format!("{c:.1}"),
+        (None, None) => "-".into(),
+    }
+}
+
+fn place(f: &Finding, width: usize) -> String {
+    match (&f.site.file, f.site.line) {
+        (Some(file), Some(line)) => {
+            let name = file.rsplit('/').take(2).collect::<Vec<_>>();
+            let name: Vec<&str> = name.into_iter().rev().collect();
+            cut_left(&format!("{}:{line}", name.join("/")), width)
+        }
+        _ => cut(&f.site.function, width),
+    }
+}
+
+/// Binary units, three digits.
+pub fn bytes(n: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (n, 0);
+    while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if unit == 0 || value.abs() >= 100.0 { 0 } else { 1 };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+pub fn seconds(s: f64) -> String {
+    if s < 120.0 {
+        format!("{s:.0} s")
+    } else if s < 7200.0 {
+        format!("{:.0} min {:.0} s", (s / 60.0).floor(), s % 60.0)
+    } else {
+        format!("{:.1} h", s / 3600.0)
+    }
+}
+
+/// At most `width` characters, the end replaced by an ellipsis.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// As [`cut`], but keeps the end: of a path that is what tells.
+fn cut_left(text: &str, width: usize) -> String {
+    let n = text.chars().count();
+    if n <= width {
+        return text.to_owned();
+    }
+    std::iter::once('…').chain(text.chars().skip(n + 1 - width)).collect()
+}
+
+/// Words of `text` in lines of at most [`WIDTH`] columns.
+fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
+    let mut current = first.to_owned();
+    let mut empty = true;
+    for w in text.split(' ') {
+        let columns = visible(&current) + visible(w) + usize::from(!empty);
+        if !empty && columns > WIDTH {
+            line!(out, "{current}");
+            current = rest.to_owned();
+            empty = true;
+        }
+        if !empty {
+            current.push(' ');
+        }
+        current.push_str(w);
+        empty = false;
+    }
+    line!(out, "{current}");
+}
+
+/// Characters of `text` that take a column: colour sequences do not.
+fn visible(text: &str) -> usize {
+    let mut inside = false;
+    text.chars()
+        .filter(|c| {
+            let was = inside;
+            inside = if *c == '\x1b' { true } else { inside && *c != 'm' };
+            !was && !inside
+        })
+        .count()
+}
