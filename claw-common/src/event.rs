@@ -101,5 +101,5 @@ pub const MAX_EVENT: usize = HEADER_SIZE + MAX_STACK * 8;
 
 const _: () = assert!(core::mem::size_of::<RecordedLabel>() == 72);
 const _: () = assert!(HEADER_SIZE == 144);
-const _: () = assert!(HEADER_SIZE % 8 == 0, "the stack that follows is u64");
+const _: () = assert!(HEADER_SIZE.is_multiple_of(8), "the stack that follows is u64");
 const _: () = assert!(MAX_LABEL <= u8::MAX as usize);

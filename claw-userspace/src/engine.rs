@@ -123,7 +123,6 @@ impl Engine {
             Item::End { t_ns } => {
                 self.advance(t_ns);
                 outcome.changed = self.assess();
-                outcome.tick = true;
             }
         }
         outcome

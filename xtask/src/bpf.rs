@@ -17,6 +17,8 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use sha2::{Digest, Sha256};
 
+use crate::command::{apt_install, output, status};
+
 const ARCHES: [&str; 2] = ["x86_64", "aarch64"];
 const LINKER_VERSION: &str = "0.13.0";
 const DEBIAN_PACKAGES: [&str; 6] =
@@ -114,7 +116,11 @@ impl Tools {
         let have_src = output(Command::new(&rustc).args(["--print", "sysroot"]))
             .is_ok_and(|s| Path::new(s.trim()).join("lib/rustlib/src/rust/library").exists());
         if !(have_src && cargo.exists() && llvm.join("bin/llvm-config").exists()) {
-            install_debian_packages()?;
+            apt_install(
+                &DEBIAN_PACKAGES,
+                "building the BPF object (or set CLAW_BPF_RUSTC, CLAW_BPF_CARGO and \
+                 CLAW_BPF_LLVM to a compiler with rust-src and the LLVM it was built with)",
+            )?;
         }
         let linker_root = root.join("target/bpf-linker");
         let linker_dir = linker_root.join("bin");
@@ -180,40 +186,4 @@ impl Tools {
         )?;
         fs::read(out).with_context(|| format!("cannot read {}", out.display()))
     }
-}
-
-fn install_debian_packages() -> Result<()> {
-    // SAFETY: geteuid has no preconditions.
-    if unsafe { libc::geteuid() } != 0 || !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "building the BPF object needs Debian's {} (as root: apt-get install), \
-             or CLAW_BPF_RUSTC, CLAW_BPF_CARGO and CLAW_BPF_LLVM pointing at a compiler \
-             with rust-src and the LLVM it was built with",
-            DEBIAN_PACKAGES.join(" ")
-        );
-    }
-    println!("installing {}", DEBIAN_PACKAGES.join(" "));
-    status(Command::new("apt-get").args(["update", "-qq"]))?;
-    status(
-        Command::new("apt-get")
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(DEBIAN_PACKAGES)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
-}
-
-fn status(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} failed: {status}");
-    }
-    Ok(())
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let out = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    if !out.status.success() {
-        bail!("{command:?} failed: {}", out.status);
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

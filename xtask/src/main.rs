@@ -1,20 +1,32 @@
-//! Developer tasks: `cargo xtask --help`.
+//! Developer tasks: `cargo xtask --help`. One file per verb.
 
 mod bpf;
+mod command;
+mod demo;
+mod test;
+mod toolchain;
 
 use std::path::PathBuf;
 
 use clap::Parser;
 
 #[derive(Parser)]
+#[command(about = "Developer tasks of claw-ebpf")]
 enum Cli {
+    /// The committed BPF objects
     #[command(subcommand)]
     Bpf(bpf::Bpf),
+    /// Watch a sample service that leaks, as root, and check what is found
+    Demo,
+    /// Run every test, those on real processes with real probes included
+    Test(test::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     match Cli::parse() {
         Cli::Bpf(verb) => bpf::run(&root, verb),
+        Cli::Demo => demo::run(&root),
+        Cli::Test(args) => test::run(&root, &args),
     }
 }

@@ -69,8 +69,12 @@ pub fn run_command(
     let mut child = Running(child);
     runtime()?.block_on(async {
         let mut live = Live::new(options, view, Select::Pids(vec![child.0.id()]))?;
-        live.attach_first()?;
-        live.run(Some(&mut child.0)).await?;
+        match live.attach_first() {
+            Ok(()) => live.run(Some(&mut child.0)).await?,
+            // Over before it could be watched: its own code says why.
+            Err(e) if matches!(child.0.try_wait(), Ok(Some(_))) => live.sink.note(&e.to_string()),
+            Err(e) => return Err(e),
+        }
         let status = child.0.wait()?;
         Ok((live.finish(), status))
     })
@@ -103,6 +107,33 @@ struct Live<'a> {
     refused: BTreeMap<u32, u64>,
     sink: Sink,
     started: Instant,
+    stop: Stop,
+}
+
+/// The signals that end a watch. Listened to before anything is attached or
+/// changed, so that none finds the agent unprepared.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }
 
 fn execution_id(wall_ns: u64) -> String {
@@ -122,6 +153,7 @@ fn hostname() -> String {
 
 impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
+        let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
         let wall_ns = wall_ns();
         let session = Session {
@@ -156,6 +188,7 @@ impl<'a> Live<'a> {
             refused: BTreeMap::new(),
             sink,
             started,
+            stop,
         })
     }
 
@@ -239,14 +272,6 @@ impl<'a> Live<'a> {
 
     async fn run(&mut self, mut child: Option<&mut Child>) -> Result<(), WatchError> {
         let ring = self.probes.readable()?;
-        let mut signals: Vec<Signal> =
-            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-                .into_iter()
-                .map(signal)
-                .collect::<Result<_, _>>()?;
-        let [interrupt, terminate, hangup] = signals.as_mut_slice() else {
-            return Ok(());
-        };
         let mut poll = interval(POLL);
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
@@ -258,9 +283,7 @@ impl<'a> Live<'a> {
         let far = tokio::time::Instant::now() + Duration::from_secs(10 * 365 * 86_400);
         loop {
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = hangup.recv() => break,
+                () = self.stop.received() => break,
                 () = sleep_until(end.unwrap_or(far)) => break,
                 _ = poll.tick() => {
                     self.drain();

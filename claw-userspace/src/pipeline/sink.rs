@@ -76,7 +76,7 @@ impl Sink {
             self.line(&JsonLine::Step(step));
         }
         for finding in outcome.changed {
-            self.line(&JsonLine::Finding(finding));
+            self.line(&JsonLine::Finding(Box::new(finding)));
         }
         if outcome.tick {
             let r = self.engine.report();

@@ -259,7 +259,7 @@ pub enum JsonLine {
     Step(LogEntry),
     Target(Target),
     /// Sent when a finding is new or its verdict or severity changed.
-    Finding(Finding),
+    Finding(Box<Finding>),
     /// Once per interval.
     Interval {
         duration_s: f64,

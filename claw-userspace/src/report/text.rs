@@ -98,7 +98,7 @@ fn head(out: &mut String, r: &Report, style: Style) {
         .map(|(hits, ratio)| format!(", {hits} probe hits, {:.2} % of one CPU", ratio * 100.0))
         .unwrap_or_default();
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
-    line!(out, "  watched {} , {received} events, {}{cost}", seconds(r.duration_s), lost(r));
+    line!(out, "  watched {}, {received} events, {}{cost}", seconds(r.duration_s), lost(r));
     line!(out);
 }
 

@@ -1,0 +1,121 @@
+//! What tests share: Go toolchains, fixtures, and the processes made of them.
+#![allow(dead_code)]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+};
+
+/// All versions that must work, newest last.
+pub const VERSIONS: [&str; 8] =
+    ["1.19", "1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures/go").join(name)
+}
+
+/// A `go` of that version.
+pub fn go(version: &str) -> Command {
+    if version == "1.19" {
+        return Command::new("/usr/lib/go-1.19/bin/go");
+    }
+    let mut c = Command::new(std::env::var("CLAW_GO").unwrap_or_else(|_| "go".into()));
+    c.env("GOTOOLCHAIN", format!("go{version}"));
+    c
+}
+
+/// Build fixture `name` with a Go version. `None` when that Go is not here and
+/// is not required; the reason is printed.
+pub fn build(version: &str, name: &str, flags: &[&str]) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+    let tag: String = format!("{name}-{version}-{}", flags.join("_"))
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
+        .collect();
+    let out = root().join("target/fixtures").join(tag);
+    std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+    let built = go(version)
+        .args(["build", "-buildvcs=false"])
+        .args(flags)
+        .arg("-o")
+        .arg(&out)
+        .arg(".")
+        .current_dir(fixture(name))
+        .output();
+    match built {
+        Ok(o) if o.status.success() => Some(out),
+        Ok(o) => unavailable(version, &String::from_utf8_lossy(&o.stderr)),
+        Err(e) => unavailable(version, &e.to_string()),
+    }
+}
+
+fn unavailable(version: &str, why: &str) -> Option<PathBuf> {
+    assert!(std::env::var_os("CLAW_REQUIRE_TOOLCHAINS").is_none(), "Go {version}: {why}");
+    println!("skipped for Go {version}: {why}");
+    None
+}
+
+/// The default version, which must be there.
+pub fn build_default(name: &str, flags: &[&str]) -> PathBuf {
+    build("1.26.6", name, flags).expect("the tests need a Go toolchain: run `cargo xtask test`")
+}
+
+/// Number of the line of a fixture's source that holds `marker`.
+pub fn marked_line(name: &str, file: &str, marker: &str) -> u64 {
+    let text = std::fs::read_to_string(fixture(name).join(file)).unwrap();
+    text.lines().position(|l| l.contains(marker)).expect("marker") as u64 + 1
+}
+
+/// A process that ends with its test.
+pub struct Running {
+    pub child: Child,
+    pub first_line: String,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut first_line = String::new();
+        let out = child.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut first_line).unwrap();
+        Self { child, first_line }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.first_line).expect("a JSON line when ready")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program under test.
+pub fn claw(args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_claw-ebpf"));
+    c.args(args);
+    c
+}
+
+/// Run it; gives the exit code, the JSON on stdout, and stderr.
+pub fn claw_json(args: &[&str]) -> (i32, serde_json::Value, String) {
+    let out = claw(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    let json = serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}{stderr}", String::from_utf8_lossy(&out.stdout)));
+    (out.status.code().unwrap(), json, stderr)
+}

@@ -1,0 +1,116 @@
+//! Leaks are found with tenant, file and line; their healthy twins stay silent.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::*;
+
+fn patterns(args: &[&str]) -> Running {
+    Running::start(Command::new(build_default("patterns", &[])).args(args))
+}
+
+fn leaks(report: &Value) -> Vec<&Value> {
+    report["findings"].as_array().unwrap().iter().filter(|f| f["verdict"] == "leak").collect()
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn session_of_one_tenant() {
+    let shop = Running::start(Command::new(build_default("shop", &[])).args([
+        "-leak",
+        "session",
+        "-leak-rate",
+        "300000",
+        "-ballast",
+        "50000000",
+    ]));
+    let addr = shop.json()["addr"].as_str().unwrap().to_owned();
+    let load = Command::new(build_default("load", &[]))
+        .args(["-addr", &addr, "-rate", "1500", "-duration", "75s"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let _load = Running { child: load, first_line: String::new() };
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (recording, profile) = (file("run.claw"), file("run.pb.gz"));
+    let pid = shop.pid().to_string();
+    let (code, report, _) = claw_json(&[
+        "watch",
+        "--pid",
+        &pid,
+        "--duration",
+        "60s",
+        "--format",
+        "json",
+        "-q",
+        "--record",
+        &recording,
+        "--out",
+        &profile,
+    ]);
+    assert_eq!(code, 1);
+    let found = leaks(&report);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let f = found[0];
+    assert_eq!(f["tenant"], "acme-corp");
+    assert!(f["site"]["file"].as_str().unwrap().ends_with("middleware/auth.go"));
+    let line = marked_line("shop", "middleware/auth.go", "LEAK: session");
+    assert_eq!(f["site"]["line"], line);
+    assert_eq!(report["summary"]["lost_events"], 0);
+    // 300 kB/s are 17.2 MiB a minute.
+    let [low, high] = [0, 1].map(|i| f["growth"]["interval95"][i].as_f64().unwrap());
+    let truth = 300_000.0 * 60.0;
+    assert!(low < truth && truth < high, "{truth} is outside {low} to {high}");
+
+    // The same findings from the recording.
+    let (code, again, _) = claw_json(&["replay", &recording, "--format", "json"]);
+    assert_eq!(code, 1);
+    assert_eq!(again["findings"], report["findings"]);
+    assert_eq!(again["tenants"], report["tenants"]);
+
+    // Go's own tool opens the profile and finds the tenant in it.
+    let go = std::env::var("CLAW_GO").unwrap_or_else(|_| "go".into());
+    let tags = Command::new(go).args(["tool", "pprof", "-tags", &profile]).output().unwrap();
+    let tags = String::from_utf8_lossy(&tags.stdout).into_owned();
+    assert!(tags.contains("acme-corp"), "{tags}");
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn goroutines_that_wait_for_ever() {
+    let p = patterns(&["-do", "chan,short", "-rate", "60"]);
+    let pid = p.pid().to_string();
+    let (code, report, _) =
+        claw_json(&["watch", "--pid", &pid, "--duration", "75s", "--format", "json", "-q"]);
+    assert_eq!(code, 1, "{report:#}");
+    let found = leaks(&report);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["kind"], "goroutine");
+    assert_eq!(found[0]["tenant"], "acme-corp");
+    assert_eq!(found[0]["site"]["line"], marked_line("patterns", "main.go", "LEAK: goroutine"));
+    let per_minute = found[0]["growth"]["count_per_minute"].as_f64().unwrap();
+    assert!((100.0..260.0).contains(&per_minute), "3 a second, got {per_minute} a minute");
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn healthy_twins_are_silent() {
+    let p = patterns(&["-do", "lru,burst,ttl,startup,pool,short"]);
+    let pid = p.pid().to_string();
+    let (code, report, _) = claw_json(&[
+        "watch",
+        "--pid",
+        &pid,
+        "--duration",
+        "90s",
+        "--format",
+        "json",
+        "-q",
+        "--fail-on",
+        "suspect",
+    ]);
+    assert_eq!(code, 0, "{:#}", report["findings"]);
+    assert!(report["targets"][0]["gc_cycles"].as_u64().unwrap() > 5);
+}

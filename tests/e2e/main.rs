@@ -1,0 +1,10 @@
+//! Real Go processes under the real BPF programs. Needs root and a kernel with
+//! BPF: `cargo xtask test` runs these, a plain `cargo test` does not.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod errors;
+mod leaks;
+mod targets;
+mod versions;
