@@ -77,15 +77,23 @@ pub fn marked_line(name: &str, file: &str, marker: &str) -> u64 {
 pub struct Running {
     pub child: Child,
     pub first_line: String,
+    /// Kept open: a Go program that writes to a closed pipe dies.
+    _stdout: Option<BufReader<std::process::ChildStdout>>,
+}
+
+impl From<Child> for Running {
+    fn from(child: Child) -> Self {
+        Self { child, first_line: String::new(), _stdout: None }
+    }
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut first_line = String::new();
-        let out = child.stdout.take().unwrap();
-        BufReader::new(out).read_line(&mut first_line).unwrap();
-        Self { child, first_line }
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut first_line).unwrap();
+        Self { child, first_line, _stdout: Some(out) }
     }
 
     pub fn pid(&self) -> u32 {

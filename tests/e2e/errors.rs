@@ -16,10 +16,7 @@ fn fails(args: &[&str], code: i32, message: &str) {
 #[ignore = "needs root and BPF"]
 fn processes_that_cannot_be_watched() {
     fails(&["watch", "--pid", "4194303", "-q"], 2, "no process 4194303");
-    let sleep = Running {
-        child: Command::new("sleep").arg("60").spawn().unwrap(),
-        first_line: String::new(),
-    };
+    let sleep = Running::from(Command::new("sleep").arg("60").spawn().unwrap());
     fails(&["watch", "--pid", &sleep.pid().to_string(), "-q"], 2, "not a Go program");
     fails(&["watch", "--pid", "1", "--out", "x.svg"], 2, "unknown extension");
     fails(&["watch", "--pid", "1", "--tenant", "label"], 2, "expected label:KEY");

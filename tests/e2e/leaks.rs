@@ -31,7 +31,7 @@ fn session_of_one_tenant() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let _load = Running { child: load, first_line: String::new() };
+    let _load = Running::from(load);
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (recording, profile) = (file("run.claw"), file("run.pb.gz"));

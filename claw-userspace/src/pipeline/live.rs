@@ -331,10 +331,10 @@ impl<'a> Live<'a> {
         for pid in execs {
             self.gone(pid, "it replaced its program (exec)");
             // The same process may go on as another Go program.
-            if let Ok(process) = Process::open(pid)
-                && self.wants(&process)
-                && let Err(e) = self.start(process)
-            {
+            let again = Process::open(pid).map_err(StartError::from).and_then(|process| {
+                if self.wants(&process) { self.start(process) } else { Ok(()) }
+            });
+            if let Err(e) = again {
                 self.sink.put(failed("Attaching", e.to_string()));
             }
         }

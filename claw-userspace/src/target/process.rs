@@ -71,8 +71,13 @@ impl Process {
         let exe = match fs::read_link(format!("/proc/{pid}/exe")) {
             Ok(path) => path.to_string_lossy().into_owned(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // Kernel threads have no executable; a zombie neither.
-                return Err(ProcessError::Kernel(pid));
+                // Kernel threads have no executable; what has exited neither.
+                let exited = matches!(fields.first(), Some(&("Z" | "X")));
+                return Err(if exited {
+                    ProcessError::NoSuch(pid)
+                } else {
+                    ProcessError::Kernel(pid)
+                });
             }
             Err(e) => return Err(ProcessError::from_io(pid, "executable", e)),
         };
