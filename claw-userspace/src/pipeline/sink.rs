@@ -91,7 +91,7 @@ impl Sink {
         if self.view.stdout == Stdout::JsonLines {
             let found = self.engine.report().targets.into_iter().find(|t| t.pid == pid);
             if let Some(target) = found {
-                self.line(&JsonLine::Target(target));
+                self.line(&JsonLine::Target(Box::new(target)));
             }
         }
     }

@@ -257,7 +257,7 @@ pub struct Summary {
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum JsonLine {
     Step(LogEntry),
-    Target(Target),
+    Target(Box<Target>),
     /// Sent when a finding is new or its verdict or severity changed.
     Finding(Box<Finding>),
     /// Once per interval.
