@@ -1,5 +1,6 @@
 //! Real Go processes under the real BPF programs. Needs root and a kernel with
 //! BPF: `cargo xtask test` runs these, a plain `cargo test` does not.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 #[path = "../common/mod.rs"]
 mod common;

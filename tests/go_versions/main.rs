@@ -1,4 +1,5 @@
 //! Facts about Go versions, checked against binaries of each version. No root.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 #[path = "../common/mod.rs"]
 mod common;
