@@ -154,7 +154,8 @@ impl Engine {
 
     /// Judge everything again; gives what changed.
     fn assess(&mut self) -> Vec<Finding> {
-        let fresh = assess::findings(&self.session, &self.ledger, self.now_ns);
+        let lost = self.counters.lost_share();
+        let fresh = assess::findings(&self.session, &mut self.ledger, lost, self.now_ns);
         let mut changed = Vec::new();
         let watched: Vec<u32> = self.ledger.processes().map(|p| p.info.pid).collect();
         // A finding whose evidence fell apart is withdrawn; those of processes

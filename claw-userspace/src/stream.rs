@@ -158,6 +158,15 @@ pub struct Counters {
     pub probe_ns: u64,
 }
 
+impl Counters {
+    /// Share of all events that were lost before they could be read, 0 to 1.
+    pub fn lost_share(&self) -> f64 {
+        let lost = self.lost.get("ring_full").copied().unwrap_or(0) as f64;
+        let all = self.sent as f64 + lost;
+        if all > 0.0 { lost / all } else { 0.0 }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     pub t_ns: u64,

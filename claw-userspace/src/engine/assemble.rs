@@ -22,6 +22,9 @@ pub fn timestamp(session: &Session, t_ns: u64) -> String {
         .unwrap_or_default()
 }
 
+/// Share of events lost above which silence means nothing.
+const MOST_LOST: f64 = 0.05;
+
 pub fn report(e: &Engine) -> model::Report {
     let mut findings: Vec<model::Finding> = e.findings.values().cloned().collect();
     findings.sort_by(|a, b| {
@@ -64,6 +67,13 @@ pub fn report(e: &Engine) -> model::Report {
 /// Why an empty list of findings would mean nothing; `None` when it does mean
 /// something for at least one process.
 fn why_not_enough(e: &Engine) -> Option<String> {
+    let lost = e.counters.lost_share();
+    if lost > MOST_LOST {
+        return Some(format!(
+            "{:.0} % of the events were lost; a larger --ring-size would keep them",
+            lost * 100.0
+        ));
+    }
     let mut reasons: Vec<String> = Vec::new();
     for p in e.all_processes() {
         let pid = p.info.pid;

@@ -23,17 +23,27 @@ const HIGH_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 /// be watched longer before growth is called a leak, s.
 const WARM_UP: f64 = 60.0;
 
-/// All findings, by a key that is unique within the run.
+/// All findings, by a key that is unique within the run. `lost` is the share of
+/// events that did not arrive.
 pub fn findings(
     session: &Session,
-    ledger: &Ledger,
+    ledger: &mut Ledger,
+    lost: f64,
     now_ns: u64,
 ) -> BTreeMap<String, model::Finding> {
     let mut found = BTreeMap::new();
+    let mut standing = Vec::new();
     for p in ledger.processes() {
-        let scope = Scope { session, ledger, process: p, now_ns };
-        scope.population(&p.heap, Kind::Heap, &mut found);
-        scope.population(&p.goroutines, Kind::Goroutine, &mut found);
+        let scope = Scope { session, ledger, process: p, lost, now_ns };
+        let heap = scope.population(&p.heap, Kind::Heap, &mut found);
+        let goroutines = scope.population(&p.goroutines, Kind::Goroutine, &mut found);
+        standing.push((p.info.pid, heap, goroutines));
+    }
+    for (pid, heap, goroutines) in standing {
+        if let Some(p) = ledger.process_mut(pid) {
+            p.heap.stand(&heap);
+            p.goroutines.stand(&goroutines);
+        }
     }
     found
 }
@@ -42,6 +52,7 @@ struct Scope<'a> {
     session: &'a Session,
     ledger: &'a Ledger,
     process: &'a Process,
+    lost: f64,
     now_ns: u64,
 }
 
@@ -63,22 +74,28 @@ impl Scope<'_> {
         }
     }
 
+    /// Gives the groups that are findings.
     fn population(
         &self,
         population: &Population,
         kind: Kind,
         found: &mut BTreeMap<String, model::Finding>,
-    ) {
+    ) -> Vec<u32> {
         let p = self.process;
         let limits = self.limits(kind);
-        let evidence =
-            population.evidence(p.info.t_ns, self.now_ns, &p.gc_ns, limits.suspect as u64);
+        let evidence = population.evidence(
+            (p.info.t_ns, self.now_ns),
+            &p.gc_ns,
+            self.lost,
+            limits.suspect as u64,
+        );
         let judged: Vec<(u32, Accumulation)> =
             evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
         if judged.is_empty() {
-            return;
+            return Vec::new();
         }
         let ages = population.ages(self.now_ns);
+        let groups = judged.iter().map(|(i, _)| *i).collect();
         for (i, accumulation) in judged {
             let Some(group) = population.groups().get(i as usize) else { continue };
             let Some(site) = p.sites.get(group.site) else { continue };
@@ -86,6 +103,7 @@ impl Scope<'_> {
             let key = format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
             found.insert(key, finding);
         }
+        groups
     }
 
     fn finding(
@@ -196,10 +214,20 @@ impl Scope<'_> {
             a.parts.0, a.parts.1, group.deaths, group.births
         );
         let evidence = |kind, detail, value| model::Evidence { kind, detail, value: Some(value) };
-        vec![
+        let mut all = vec![
             evidence(EvidenceKind::Age, age, a.survivors as f64),
             evidence(EvidenceKind::Trend, trend, a.per_minute),
-        ]
+        ];
+        if self.lost > 0.0 {
+            let missed = group.births as f64 * self.lost;
+            let detail = format!(
+                "{:.2} % of the events were lost: {missed:.0} of the {} may have {end} unseen",
+                self.lost * 100.0,
+                a.survivors
+            );
+            all.push(evidence(EvidenceKind::Age, detail, missed));
+        }
+        all
     }
 }
 

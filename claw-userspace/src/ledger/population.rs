@@ -52,6 +52,14 @@ struct Member {
     amount: Amount,
 }
 
+/// Deaths of what was born before the agent attached.
+#[derive(Clone, Copy, Debug, Default)]
+struct Foreign {
+    bytes: f64,
+    /// Sum of squares: the variance of `bytes` as a compound Poisson count.
+    squares: f64,
+}
+
 /// What is known of one (tenant, site).
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -66,6 +74,8 @@ pub struct Group {
     pub live: Amount,
     pub live_samples: u64,
     pub lifetimes: Lifetimes,
+    /// Set by whoever judges it: a finding at the last look.
+    pub standing: bool,
 }
 
 #[derive(Debug)]
@@ -74,8 +84,8 @@ pub struct Population {
     live: FxHashMap<u64, Member>,
     groups: Vec<Group>,
     by_key: FxHashMap<(TenantId, SiteId), u32>,
-    /// Deaths of those born before the agent attached: amount by site.
-    foreign: FxHashMap<SiteId, Amount>,
+    /// By site; the tenant of those is not known.
+    foreign: FxHashMap<SiteId, Foreign>,
     most_live: usize,
     most_groups: usize,
     /// Births that were not kept for want of room.
@@ -146,6 +156,7 @@ impl Population {
             live: Amount::default(),
             live_samples: 0,
             lifetimes: Lifetimes::default(),
+            standing: false,
         });
         self.by_key.insert((tenant, site), i);
         Some(i)
@@ -173,7 +184,9 @@ impl Population {
     /// A death of something born before the agent attached.
     pub fn foreign_death(&mut self, site: SiteId, amount: Amount) {
         if self.foreign.len() < self.most_groups || self.foreign.contains_key(&site) {
-            self.foreign.entry(site).or_default().add(&amount, 1.0);
+            let f = self.foreign.entry(site).or_default();
+            f.bytes += amount.bytes;
+            f.squares += amount.bytes * amount.bytes;
         } else {
             self.forgotten += 1;
         }
@@ -193,8 +206,16 @@ impl Population {
         &self.groups
     }
 
-    pub fn live_samples(&self) -> usize {
-        self.live.len()
+    /// Remember which groups are findings.
+    pub fn stand(&mut self, found: &[u32]) {
+        for g in &mut self.groups {
+            g.standing = false;
+        }
+        for i in found {
+            if let Some(g) = self.groups.get_mut(*i as usize) {
+                g.standing = true;
+            }
+        }
     }
 
     /// Ages of the living members of each group: oldest, and their histogram.
@@ -211,12 +232,13 @@ impl Population {
 
     /// What is known for and against each group being a leak, for those with
     /// at least `least` living members. `since_ns` is when watching began,
-    /// `gc_ns` the times of the latest GC cycles, newest last.
+    /// `gc_ns` the times of the latest GC cycles, newest last, `lost` the share
+    /// of events that did not arrive.
     pub fn evidence(
         &self,
-        since_ns: u64,
-        now_ns: u64,
+        (since_ns, now_ns): (u64, u64),
         gc_ns: &[u64],
+        lost: f64,
         least: u64,
     ) -> Vec<(u32, Evidence)> {
         // Born before this, a member has seen enough GC cycles.
@@ -236,7 +258,7 @@ impl Population {
             let total = site_births.get(&g.site).copied().unwrap_or(0.0);
             let share = if total > 0.0 { g.born.bytes / total } else { 0.0 };
             let watched = now_ns.saturating_sub(since_ns).max(1) as f64 / 1e9;
-            let foreign = self.foreign.get(&g.site).map_or(0.0, |a| a.bytes);
+            let foreign = self.foreign.get(&g.site).copied().unwrap_or_default();
             found.insert(
                 i,
                 Evidence {
@@ -244,7 +266,11 @@ impl Population {
                     watched_s: watched,
                     survivors: Vec::new(),
                     proven_deaths: g.proven_deaths,
-                    offset_per_s: foreign * share / watched,
+                    offset_per_s: foreign.bytes * share / watched,
+                    // A random share of the deaths: its variance shrinks with it.
+                    offset_sd_per_s: (foreign.squares * share).sqrt() / watched,
+                    missed: g.births as f64 * lost,
+                    standing: g.standing,
                 },
             );
         }
