@@ -322,13 +322,15 @@ fn cut_left(text: &str, width: usize) -> String {
     std::iter::once('…').chain(text.chars().skip(n + 1 - width)).collect()
 }
 
-/// Words of `text` in lines of at most [`WIDTH`] columns.
+/// Words of `text` in lines of at most [`WIDTH`] columns; a word longer than a
+/// line is cut.
 fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
     let mut current = first.to_owned();
     let mut empty = true;
-    for w in text.split(' ') {
-        let columns = visible(&current) + visible(w) + usize::from(!empty);
-        if !empty && columns > WIDTH {
+    for word in text.split(' ') {
+        let room = WIDTH - visible(if empty { &current } else { rest });
+        let word = if visible(word) > room { cut(word, room) } else { word.to_owned() };
+        if !empty && visible(&current) + 1 + visible(&word) > WIDTH {
             line!(out, "{current}");
             current = rest.to_owned();
             empty = true;
@@ -336,7 +338,7 @@ fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
         if !empty {
             current.push(' ');
         }
-        current.push_str(w);
+        current.push_str(&word);
         empty = false;
     }
     line!(out, "{current}");
