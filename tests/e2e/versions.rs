@@ -82,32 +82,36 @@ versions! {
     go_1_27 "1.27.3"
 }
 
+/// One agent watches all of them at once.
 #[test]
 #[ignore = "needs root and BPF"]
 fn leaking_line_in_every_version() {
     let line = marked_line("patterns", "main.go", "LEAK: object");
-    for version in VERSIONS {
-        let flags: &[&str] = &["-ldflags=-s -w"];
-        let Some(program) = build(version, "patterns", flags) else { continue };
-        let p = Running::start(Command::new(program).args(["-do", "leak", "-rate", "5000"]));
-        let pid = p.pid().to_string();
-        let (code, report, _) = claw_json(&[
-            "watch",
-            "--pid",
-            &pid,
-            "--duration",
-            "52s",
-            "--interval",
-            "5s",
-            "--format",
-            "json",
-            "-q",
-        ]);
-        assert_eq!(code, 1, "Go {version}: {report:#}");
-        let f = &report["findings"][0];
+    let running: Vec<(&str, Running)> = VERSIONS
+        .iter()
+        .filter_map(|version| {
+            let program = build(version, "patterns", &["-ldflags=-s -w"])?;
+            let args = ["-do", "leak", "-rate", "500", "-churn", "20"];
+            Some((*version, Running::start(Command::new(program).args(args))))
+        })
+        .collect();
+    let pids: Vec<String> = running.iter().map(|(_, p)| p.pid().to_string()).collect();
+    let mut args = vec!["watch", "--duration", "55s", "--interval", "5s", "--format", "json", "-q"];
+    args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
+    let (code, report, _) = claw_json(&args);
+    assert_eq!(code, 1, "{report:#}");
+    for (version, p) in running {
+        let f = report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|f| f["pid"] == p.pid() && f["verdict"] == "leak")
+            .unwrap_or_else(|| panic!("Go {version}: nothing found"));
         assert_eq!(f["site"]["function"], "main.grow", "Go {version}: {f:#}");
         assert_eq!(f["site"]["line"], line, "Go {version}: {f:#}");
         assert_eq!(f["site"]["stack"][1]["function"], "main.leak", "Go {version}: {f:#}");
         assert_eq!(f["site"]["stack"][0]["inlined"], true, "Go {version}: {f:#}");
+        assert_eq!(f["tenant"], "acme-corp", "Go {version}: {f:#}");
     }
+    assert_eq!(report["findings"].as_array().unwrap().len(), pids.len());
 }

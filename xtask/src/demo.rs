@@ -27,7 +27,7 @@ pub fn run(root: &Path) -> Result<()> {
     for name in ["shop", "load"] {
         status(
             Command::new(&go)
-                .args(["build", "-buildvcs=false", "-o"])
+                .args(["build", "-buildvcs=false", "-trimpath", "-o"])
                 .arg(out.join(name))
                 .arg(".")
                 .current_dir(root.join("tests/fixtures/go").join(name)),

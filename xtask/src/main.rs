@@ -1,5 +1,6 @@
 //! Developer tasks: `cargo xtask --help`. One file per verb.
 
+mod bench;
 mod bpf;
 mod command;
 mod demo;
@@ -13,6 +14,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Developer tasks of claw-ebpf")]
 enum Cli {
+    /// Measure, as root, what watching costs and finds; writes docs/benchmarks.md
+    Bench(bench::Args),
     /// The committed BPF objects
     #[command(subcommand)]
     Bpf(bpf::Bpf),
@@ -25,6 +28,7 @@ enum Cli {
 fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     match Cli::parse() {
+        Cli::Bench(args) => bench::run(&root, &args),
         Cli::Bpf(verb) => bpf::run(&root, verb),
         Cli::Demo => demo::run(&root),
         Cli::Test(args) => test::run(&root, &args),

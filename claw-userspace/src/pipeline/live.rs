@@ -386,6 +386,11 @@ impl<'a> Live<'a> {
     }
 
     fn tick(&mut self) {
+        self.collect();
+        self.sink.put(Item::Tick { t_ns: monotonic_ns() });
+    }
+
+    fn collect(&mut self) {
         self.drain();
         self.counters();
         for target in self.targets.values() {
@@ -393,7 +398,6 @@ impl<'a> Live<'a> {
                 self.sink.put(item);
             }
         }
-        self.sink.put(Item::Tick { t_ns: monotonic_ns() });
     }
 
     fn counters(&mut self) {
@@ -415,7 +419,7 @@ impl<'a> Live<'a> {
     }
 
     fn finish(mut self) -> Finished {
-        self.tick();
+        self.collect();
         let began = Instant::now();
         for (_, target) in std::mem::take(&mut self.targets) {
             for detail in target.stop(&mut self.probes) {

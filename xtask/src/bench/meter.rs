@@ -1,0 +1,165 @@
+//! Programs that are measured, and those that watch them.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command::Running;
+
+/// A program that prints lines "nanoseconds count" while it works.
+pub struct Meter {
+    _process: Running,
+    lines: Arc<Mutex<Vec<(f64, f64)>>>,
+}
+
+impl Meter {
+    pub fn start(command: &mut Command) -> Result<(Self, u32)> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        let pid = child.id();
+        let out = child.stdout.take().context("no output")?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&lines);
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let mut numbers = line.split(' ').map_while(|n| n.parse::<f64>().ok());
+                if let (Some(t), Some(n)) = (numbers.next(), numbers.next())
+                    && let Ok(mut kept) = kept.lock()
+                {
+                    kept.push((t / 1e9, n));
+                }
+            }
+        });
+        Ok((Self { _process: Running(child), lines }, pid))
+    }
+
+    /// Counts per second in the `length` from now on.
+    pub fn rate(&self, length: Duration) -> Result<f64> {
+        let from = self.latest()?;
+        thread::sleep(length);
+        let to = self.latest()?;
+        ensure!(to.0 > from.0, "the measured program stands still");
+        Ok((to.1 - from.1) / (to.0 - from.0))
+    }
+
+    fn latest(&self) -> Result<(f64, f64)> {
+        let began = Instant::now();
+        loop {
+            if let Some(last) = self.lines.lock().ok().and_then(|l| l.last().copied()) {
+                return Ok(last);
+            }
+            ensure!(began.elapsed() < Duration::from_secs(20), "the measured program says nothing");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Something attached to a process; ends with an interrupt.
+pub struct Watcher {
+    child: Child,
+}
+
+impl Watcher {
+    /// Start and wait until a line of its output contains `ready`. An empty
+    /// `ready` waits for nothing.
+    pub fn start(command: &mut Command, ready: &str) -> Result<Self> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        let out = child.stdout.take().context("no output")?;
+        let mut errors = child.stderr.take().context("no errors")?;
+        let (send, receive) = mpsc::channel();
+        let wanted = ready.to_owned();
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if line.contains(&wanted) {
+                    let _ = send.send(());
+                }
+            }
+        });
+        let said = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            text
+        });
+        let mut watcher = Self { child };
+        if !ready.is_empty() && receive.recv_timeout(Duration::from_secs(60)).is_err() {
+            watcher.stop()?;
+            bail!("{command:?} did not get ready: {}", said.join().unwrap_or_default());
+        }
+        Ok(watcher)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stop(&mut self) -> Result<()> {
+        let pid = i32::try_from(self.child.id())?;
+        // SAFETY: the child is ours and not reaped yet.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > Duration::from_secs(60) {
+                self.child.kill()?;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+/// The shop and a load on it.
+pub struct Service {
+    _shop: Running,
+    pub load: Meter,
+    pub pid: u32,
+    pub addr: String,
+}
+
+impl Service {
+    pub fn start(
+        programs: &super::Programs,
+        shop_args: &[&str],
+        load_args: &[&str],
+    ) -> Result<Self> {
+        let (shop, ready) = Running::start(Command::new(&programs.shop).args(shop_args))?;
+        let ready: serde_json::Value = serde_json::from_str(&ready)?;
+        let addr = ready["addr"].as_str().context("the shop gave no address")?.to_owned();
+        let pid = u32::try_from(ready["pid"].as_u64().context("no pid")?)?;
+        let mut load = Command::new(&programs.load);
+        load.args(["-addr", &addr, "-duration", "1h", "-progress"]).args(load_args);
+        let (load, _) = Meter::start(&mut load)?;
+        Ok(Self { _shop: shop, load, pid, addr })
+    }
+}
+
+/// A plain GET on this machine; gives the bytes received.
+pub fn get(addr: &str, path: &str) -> Result<Vec<u8>> {
+    let mut stream = std::net::TcpStream::connect(addr)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n")?;
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all)?;
+    let body = all
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map(|at| all.split_off(at + 4))
+        .context("no answer")?;
+    Ok(body)
+}

@@ -1,0 +1,132 @@
+//! Throughput with a watcher attached, against without.
+
+use std::{process::Command, thread};
+
+use anyhow::Result;
+
+use super::{
+    Programs, Rows,
+    meter::{Meter, Service, Watcher, get},
+    row, seconds,
+};
+
+const WINDOW: u64 = 10;
+
+/// What is done to the service in a window.
+enum Mode {
+    Claw,
+    EveryMalloc,
+    Scrape,
+}
+
+impl Mode {
+    /// What has to be kept during the window.
+    fn begin(&self, programs: &Programs, pid: u32, addr: &str) -> Result<Option<Watcher>> {
+        match self {
+            Self::Claw => Watcher::start(&mut watch(programs, pid), "\"Attaching\"").map(Some),
+            Self::EveryMalloc => {
+                let program = format!(
+                    "uprobe:/proc/{pid}/exe:\"runtime.mallocgc\" {{ @n = count(); }} \
+                     interval:s:1 {{ printf(\"attached\\n\"); }}"
+                );
+                let mut c = Command::new("bpftrace");
+                Watcher::start(c.args(["-p", &pid.to_string(), "-e", &program]), "attached")
+                    .map(Some)
+            }
+            Self::Scrape => {
+                let addr = addr.to_owned();
+                thread::spawn(move || get(&addr, "/debug/pprof/heap"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+pub fn watch(programs: &Programs, pid: u32) -> Command {
+    let mut c = Command::new(&programs.claw);
+    c.args(["watch", "-q", "--format", "jsonl", "--pid", &pid.to_string()]);
+    c
+}
+
+/// Ratios of watched windows to the mean of the unwatched ones around them, and
+/// the unwatched rate.
+fn measure(
+    programs: &Programs,
+    meter: &Meter,
+    (pid, addr): (u32, &str),
+    modes: &[Mode],
+    pairs: usize,
+) -> Result<(Vec<Vec<f64>>, f64)> {
+    let settle = || thread::sleep(seconds(1));
+    thread::sleep(seconds(5));
+    let mut ratios = vec![Vec::new(); modes.len()];
+    let mut unwatched = Vec::new();
+    let mut before = meter.rate(seconds(WINDOW))?;
+    for round in 0..pairs {
+        for (mode, ratios) in modes.iter().zip(&mut ratios) {
+            let watcher = mode.begin(programs, pid, addr)?;
+            settle();
+            let watched = meter.rate(seconds(WINDOW))?;
+            drop(watcher);
+            settle();
+            let after = meter.rate(seconds(WINDOW))?;
+            ratios.push(watched / f64::midpoint(before, after));
+            unwatched.push(before);
+            before = after;
+        }
+        println!("round {} of {pairs}: {ratios:.4?}", round + 1);
+    }
+    Ok((ratios, median(&mut unwatched)))
+}
+
+/// Both cores are busy with JSON work for several tenants.
+pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
+    let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "8"])?;
+    let modes = [Mode::Claw, Mode::EveryMalloc, Mode::Scrape];
+    let (ratios, rate) = measure(programs, &s.load, (s.pid, &s.addr), &modes, pairs)?;
+    let what = format!("HTTP service at full load, {rate:.0} requests/s");
+    Ok(vec![
+        row(format!("{what}: `claw-ebpf watch`"), figure(&ratios[0]), "≥ 0.995"),
+        row(format!("{what}: a probe on every `mallocgc` (bpftrace)"), figure(&ratios[1]), "–"),
+        row(
+            format!("{what}: its own heap profile fetched every {WINDOW} s"),
+            figure(&ratios[2]),
+            "–",
+        ),
+    ])
+}
+
+pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
+    let (meter, pid) = Meter::start(Command::new(&programs.alloc_loop).args(["-workers", "1"]))?;
+    let modes = [Mode::Claw, Mode::EveryMalloc];
+    let (ratios, rate) = measure(programs, &meter, (pid, ""), &modes, pairs)?;
+    let what = format!("Allocation loop, {:.0} million/s", rate / 1e6);
+    Ok(vec![
+        row(format!("{what}: `claw-ebpf watch`"), figure(&ratios[0]), "≥ 0.995"),
+        row(format!("{what}: a probe on every `mallocgc` (bpftrace)"), figure(&ratios[1]), "–"),
+    ])
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    if n == 0 {
+        return f64::NAN;
+    }
+    f64::midpoint(values[(n - 1) / 2], values[n / 2])
+}
+
+/// Median and the interval of order statistics that holds it with 95 %
+/// (binomial, normal approximation: n/2 ± 0.98·√n).
+fn figure(ratios: &[f64]) -> String {
+    let mut sorted = ratios.to_vec();
+    let middle = median(&mut sorted);
+    let n = sorted.len();
+    let reach = 0.98 * (n as f64).sqrt();
+    let low = ((n as f64 / 2.0 - reach).floor().max(0.0)) as usize;
+    let high = ((n as f64 / 2.0 + reach).ceil() as usize).min(n.saturating_sub(1));
+    match (sorted.get(low), sorted.get(high)) {
+        (Some(low), Some(high)) => format!("{middle:.4} [{low:.4}, {high:.4}], {n} pairs"),
+        _ => "not measured".to_owned(),
+    }
+}
