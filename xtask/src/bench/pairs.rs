@@ -96,14 +96,26 @@ pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
     ])
 }
 
+/// Once with as much work per object as small programs do, once with next to
+/// none: all that the machine can allocate.
 pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let (meter, pid) = Meter::start(Command::new(&programs.alloc_loop).args(["-workers", "1"]))?;
-    let modes = [Mode::Claw, Mode::EveryMalloc];
-    let (ratios, rate) = measure(programs, &meter, (pid, ""), &modes, pairs)?;
-    let what = format!("Allocation loop, {:.0} million/s", rate / 1e6);
+    let run = |work: &str, modes: &[Mode]| {
+        let mut c = Command::new(&programs.alloc_loop);
+        c.args(["-workers", "1", "-ballast", "100000000", "-work", work]);
+        let (meter, pid) = Meter::start(&mut c)?;
+        let (ratios, rate) = measure(programs, &meter, (pid, ""), modes, pairs)?;
+        anyhow::Ok((ratios, format!("Allocation loop, {:.0} million/s", rate / 1e6)))
+    };
+    let (ratios, what) = run("6", &[Mode::Claw, Mode::EveryMalloc])?;
+    let (bare, bare_what) = run("1", &[Mode::Claw])?;
     Ok(vec![
         row(format!("{what}: `claw-ebpf watch`"), figure(&ratios[0]), "≥ 0.995"),
         row(format!("{what}: a probe on every `mallocgc` (bpftrace)"), figure(&ratios[1]), "–"),
+        row(
+            format!("{bare_what}, nearly nothing but allocating: `claw-ebpf watch`"),
+            figure(&bare[0]),
+            "–",
+        ),
     ])
 }
 
