@@ -117,7 +117,11 @@ impl Engine {
             }
             Item::Blind { pid, t_ns, part, why } => {
                 self.advance(t_ns);
-                self.ledger.blind(pid, part, why);
+                self.ledger.blind(pid, part, t_ns, why);
+            }
+            Item::Restart { pid, t_ns, part } => {
+                self.advance(t_ns);
+                self.ledger.restart(pid, part, t_ns);
             }
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {

@@ -66,6 +66,13 @@ pub enum Item {
     End {
         t_ns: u64,
     },
+    /// A part of a target is seen in another way from `t_ns` on; what was
+    /// known of it is void.
+    Restart {
+        pid: u32,
+        t_ns: u64,
+        part: Part,
+    },
 }
 
 /// What can be watched in a process, each by its own probes.

@@ -94,6 +94,41 @@ fn goroutines_that_wait_for_ever() {
     assert!((100.0..260.0).contains(&per_minute), "3 a second, got {per_minute} a minute");
 }
 
+/// Where goroutine probes would cost too much they are read from memory: the
+/// same answer, for both layouts of labels, stripped.
+#[test]
+#[ignore = "needs root and BPF"]
+fn goroutines_without_probes() {
+    let running: Vec<(&str, Running)> = VERSIONS
+        .iter()
+        .filter_map(|version| {
+            let program = build(version, "patterns", &["-ldflags=-s -w"])?;
+            let args = ["-do", "chan,pool,short", "-rate", "60", "-churn", "5"];
+            Some((*version, Running::start(Command::new(program).args(args))))
+        })
+        .collect();
+    let pids: Vec<String> = running.iter().map(|(_, p)| p.pid().to_string()).collect();
+    let mut args = vec!["watch", "--duration", "80s", "--format", "json", "-q"];
+    args.extend(["--max-overhead", "0.05%"]);
+    args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
+    let (code, report, _) = claw_json(&args);
+    assert_eq!(code, 1, "{report:#}");
+    let log = report["execution_log"].to_string();
+    let line = marked_line("patterns", "main.go", "LEAK: goroutine");
+    for (version, p) in &running {
+        let switched = format!("process {}: goroutines: ", p.pid());
+        assert!(log.contains(&switched), "Go {version}: the probes stayed: {log}");
+        let f = leaks(&report).into_iter().find(|f| f["pid"] == p.pid());
+        let f = f.unwrap_or_else(|| panic!("Go {version}: nothing found in {report:#}"));
+        assert_eq!(f["kind"], "goroutine", "Go {version}: {f:#}");
+        assert_eq!(f["tenant"], "acme-corp", "Go {version}: {f:#}");
+        assert_eq!(f["site"]["line"], line, "Go {version}: {f:#}");
+        let per_minute = f["growth"]["count_per_minute"].as_f64().unwrap();
+        assert!((100.0..260.0).contains(&per_minute), "Go {version}: {per_minute} a minute");
+    }
+    assert_eq!(leaks(&report).len(), running.len());
+}
+
 #[test]
 #[ignore = "needs root and BPF"]
 fn healthy_twins_are_silent() {

@@ -91,6 +91,7 @@ fn every_offset_is_what_dwarf_says() {
         for (name, offset) in [
             ("runtime.g.m", l.g_m),
             ("runtime.g.goid", l.g_goid),
+            ("runtime.g.atomicstatus", l.g_goid - 8),
             ("runtime.g.gopc", l.g_gopc),
             ("runtime.g.startpc", l.g_startpc),
             ("runtime.g.labels", l.g_labels),

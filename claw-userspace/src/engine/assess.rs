@@ -83,12 +83,7 @@ impl Scope<'_> {
     ) -> Vec<u32> {
         let p = self.process;
         let limits = self.limits(kind);
-        let evidence = population.evidence(
-            (p.info.t_ns, self.now_ns),
-            &p.gc_ns,
-            self.lost,
-            limits.suspect as u64,
-        );
+        let evidence = population.evidence(self.now_ns, &p.gc_ns, self.lost, limits.suspect as u64);
         let judged: Vec<(u32, Accumulation)> =
             evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
         if judged.is_empty() {

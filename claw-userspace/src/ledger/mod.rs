@@ -83,8 +83,8 @@ impl Ledger {
         let b = &self.bounds;
         let process = Process {
             sites: Sites::new(b.sites),
-            heap: Population::new(HEAP_PROOF, b.live, b.groups),
-            goroutines: Population::new(GOROUTINE_PROOF, b.live, b.groups),
+            heap: heap(b, info.t_ns),
+            goroutines: goroutines(b, info.t_ns),
             gc_cycles: 0,
             gc_ns: Vec::new(),
             events: 0,
@@ -98,17 +98,21 @@ impl Ledger {
     }
 
     /// Deaths are no longer seen, so nothing can be said of the living.
-    pub fn blind(&mut self, pid: u32, part: Part, why: String) {
-        let b = self.bounds;
+    pub fn blind(&mut self, pid: u32, part: Part, t_ns: u64, why: String) {
+        self.restart(pid, part, t_ns);
         let Some(p) = self.processes.get_mut(&pid) else { return };
-        match part {
-            Part::Heap => p.heap = Population::new(HEAP_PROOF, b.live, b.groups),
-            Part::Goroutines => {
-                p.goroutines = Population::new(GOROUTINE_PROOF, b.live, b.groups);
-            }
-        }
         p.blind.push(part);
         p.info.blocked.push(Blocked { what: part.name().to_owned(), why });
+    }
+
+    /// Forget what is known of a part and begin anew at `t_ns`.
+    pub fn restart(&mut self, pid: u32, part: Part, t_ns: u64) {
+        let bounds = self.bounds;
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        match part {
+            Part::Heap => p.heap = heap(&bounds, t_ns),
+            Part::Goroutines => p.goroutines = goroutines(&bounds, t_ns),
+        }
     }
 
     pub fn remove(&mut self, pid: u32) -> Option<Process> {
@@ -197,6 +201,14 @@ impl Ledger {
             ("labels_cut", self.tenants.cut),
         ])
     }
+}
+
+fn heap(b: &Bounds, since_ns: u64) -> Population {
+    Population::new(HEAP_PROOF, b.live, b.groups, since_ns)
+}
+
+fn goroutines(b: &Bounds, since_ns: u64) -> Population {
+    Population::new(GOROUTINE_PROOF, b.live, b.groups, since_ns)
 }
 
 /// A goroutine is counted whole; its "bytes" are the count that growth is

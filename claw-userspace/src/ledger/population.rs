@@ -81,6 +81,7 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Population {
     proof: Proof,
+    since_ns: u64,
     live: FxHashMap<u64, Member>,
     groups: Vec<Group>,
     by_key: FxHashMap<(TenantId, SiteId), u32>,
@@ -95,9 +96,11 @@ pub struct Population {
 }
 
 impl Population {
-    pub fn new(proof: Proof, most_live: usize, most_groups: usize) -> Self {
+    /// `since_ns` is when births and deaths began to be seen.
+    pub fn new(proof: Proof, most_live: usize, most_groups: usize, since_ns: u64) -> Self {
         Self {
             proof,
+            since_ns,
             live: FxHashMap::default(),
             groups: Vec::new(),
             by_key: FxHashMap::default(),
@@ -231,16 +234,16 @@ impl Population {
     }
 
     /// What is known for and against each group being a leak, for those with
-    /// at least `least` living members. `since_ns` is when watching began,
-    /// `gc_ns` the times of the latest GC cycles, newest last, `lost` the share
-    /// of events that did not arrive.
+    /// at least `least` living members. `gc_ns` holds the times of the latest GC
+    /// cycles, newest last, `lost` is the share of events that did not arrive.
     pub fn evidence(
         &self,
-        (since_ns, now_ns): (u64, u64),
+        now_ns: u64,
         gc_ns: &[u64],
         lost: f64,
         least: u64,
     ) -> Vec<(u32, Evidence)> {
+        let since_ns = self.since_ns;
         // Born before this, a member has seen enough GC cycles.
         let cycles = self.proof.gc_cycles as usize;
         let gc_limit = match cycles {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use claw_common::EventKind;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
@@ -14,6 +15,7 @@ use tokio::{
 use super::{
     Finished, Options, Select, View, WatchError,
     clock::{monotonic_ns, wall_ns},
+    governor::EventCost,
     sink::Sink,
     watched::{StartError, Watched},
 };
@@ -372,16 +374,25 @@ impl<'a> Live<'a> {
 
     fn govern(&mut self) {
         let cpus = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+        let program_ns = match self.probes.counters() {
+            Ok(c) => EventCost {
+                heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
+                goroutines: c.mean_ns(&[EventKind::GoroutineNew, EventKind::GoroutineExit]),
+            },
+            Err(_) => EventCost::default(),
+        };
+        let budget = (self.options.max_overhead, cpus);
         for target in self.targets.values_mut() {
-            if let Some(item) = target.govern(&mut self.probes, self.options.max_overhead, cpus) {
-                if let Item::Blind { pid, part, why, .. } = &item {
-                    let detail = format!("process {pid}: {}: {why}", part.name());
-                    let mut s = make_step("Governing overhead", detail, self.started);
+            if let Some((item, detail)) = target.govern(&mut self.probes, budget, program_ns) {
+                let mut s = make_step("Governing overhead", detail, self.started);
+                if matches!(item, Item::Blind { .. }) {
                     s.status = StepStatus::Blocked;
-                    self.sink.put(Item::Step(s));
                 }
+                self.sink.put(Item::Step(s));
                 self.sink.put(item);
             }
+            let sink = &mut self.sink;
+            target.look(&mut |item| sink.put(item));
         }
     }
 

@@ -3,7 +3,9 @@
 //! views (`sink`), or a recording into the engine (`replay`).
 
 mod clock;
+mod governor;
 mod live;
+mod looks;
 mod replay;
 mod sink;
 mod watched;

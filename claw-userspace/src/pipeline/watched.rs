@@ -5,7 +5,12 @@ use std::sync::Arc;
 use claw_common::GoTarget;
 use rustc_hash::FxHashSet;
 
-use super::{Options, clock::monotonic_ns};
+use super::{
+    Options,
+    clock::monotonic_ns,
+    governor::{EventCost, Governor, TooMuch},
+    looks::Looks,
+};
 use crate::{
     decode::{Event, What},
     probe::{Attachment, HitCost, Plan, ProbeError, Probes},
@@ -19,7 +24,7 @@ use crate::{
             layout::{GoLayout, LayoutError},
             memprofile,
             rate::{self, ChangedRate, RateError},
-            variables::{MBUCKETS, MEM_PROFILE_RATE},
+            variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
         process::{Process, ProcessError},
@@ -83,12 +88,14 @@ pub struct Watched {
     settling: Option<Settling>,
     seen: FxHashSet<u64>,
     seen_buckets: FxHashSet<u64>,
-    /// Events of each part since the last look at their cost.
-    heap_events: u64,
-    goroutine_events: u64,
-    cost: f64,
-    looked_ns: u64,
-    over: [u8; 2],
+    governor: Governor,
+    /// Of one probe hit, without the program.
+    trap_ns: f64,
+    /// Stands in for goroutine probes that cost too much.
+    looks: Option<Looks>,
+    layout: &'static GoLayout,
+    bias: u64,
+    keys: Vec<String>,
 }
 
 /// What is known of a target before anything is attached to it.
@@ -202,11 +209,12 @@ impl Watched {
             settling,
             seen: FxHashSet::default(),
             seen_buckets: FxHashSet::default(),
-            heap_events: 0,
-            goroutine_events: 0,
-            cost: if slow { cost.stepped } else { cost.emulated },
-            looked_ns: t_ns,
-            over: [0; 2],
+            governor: Governor::new(t_ns),
+            trap_ns: if slow { cost.stepped } else { cost.emulated },
+            looks: None,
+            layout,
+            bias,
+            keys: options.tenants.keys(),
         };
         Ok((watched, info, steps))
     }
@@ -214,25 +222,31 @@ impl Watched {
     /// The items that an event becomes: names of what it refers to first.
     pub fn items(&mut self, event: Event, put: &mut impl FnMut(Item)) {
         let pid = event.pid;
+        let goroutine =
+            matches!(event.what, What::GoroutineNew { .. } | What::GoroutineExit { .. });
+        if goroutine && self.looks.is_some() {
+            // A straggler of the probes that were detached.
+            return;
+        }
         match &event.what {
             What::Alloc { stack, .. } => {
                 if self.is_spurious(&event) {
                     return;
                 }
-                self.heap_events += 1;
+                self.governor.count(Part::Heap);
                 self.name(pid, stack, put);
             }
             What::GoroutineNew { stack, gopc, .. } => {
-                self.goroutine_events += 1;
+                self.governor.count(Part::Goroutines);
                 self.name(pid, stack, put);
                 self.name(pid, &[*gopc], put);
             }
             What::GoroutineExit { gopc, .. } => {
-                self.goroutine_events += 1;
+                self.governor.count(Part::Goroutines);
                 self.name(pid, &[*gopc], put);
             }
             What::Free { bucket, .. } => {
-                self.heap_events += 1;
+                self.governor.count(Part::Heap);
                 self.name_bucket(pid, *bucket, put);
             }
             What::Gc | What::Exec | What::Exit => {}
@@ -278,36 +292,73 @@ impl Watched {
         })
     }
 
-    /// Detach the probes of a part whose estimated cost exceeds `budget`, a
-    /// share of the time of `cpus` processors, twice in a row.
-    pub fn govern(&mut self, probes: &mut Probes, budget: f64, cpus: f64) -> Option<Item> {
+    /// Detach the probes of a part that cost more than `budget`, a share of the
+    /// time of `cpus` processors. Gives what the stream has to know, and a line
+    /// for the log.
+    pub fn govern(
+        &mut self,
+        probes: &mut Probes,
+        (budget, cpus): (f64, f64),
+        program_ns: EventCost,
+    ) -> Option<(Item, String)> {
         let now = monotonic_ns();
-        let elapsed = now.saturating_sub(self.looked_ns) as f64;
-        if elapsed < 1e9 {
-            return None;
-        }
-        self.looked_ns = now;
-        let events = [
-            (Part::Heap, std::mem::take(&mut self.heap_events)),
-            (Part::Goroutines, std::mem::take(&mut self.goroutine_events)),
-        ];
-        for (i, (part, n)) in events.into_iter().enumerate() {
-            let share = n as f64 * self.cost / (elapsed * cpus);
-            self.over[i] = if share > budget { self.over[i] + 1 } else { 0 };
-            if self.over[i] >= 2 {
-                self.over[i] = 0;
-                probes.detach_part(&mut self.attachment, part);
-                let why = format!(
-                    "{:.0} events a second would cost {:.1} % of the CPU time, more than \
-                     --max-overhead {:.1} %: their probes were detached",
-                    n as f64 * 1e9 / elapsed,
-                    share * 100.0,
-                    budget * 100.0
-                );
-                return Some(Item::Blind { pid: self.process.pid, t_ns: now, part, why });
+        let cost = EventCost {
+            heap: self.trap_ns + program_ns.heap,
+            goroutines: self.trap_ns + program_ns.goroutines,
+        };
+        let TooMuch { part, per_second, share, allowed } =
+            self.governor.decide(now, budget, cpus, cost)?;
+        probes.detach_part(&mut self.attachment, part);
+        let pid = self.process.pid;
+        let why = format!(
+            "{per_second:.0} events a second would cost {:.1} % of the CPU time where \
+             --max-overhead allows {:.1} %: their probes were detached",
+            share * 100.0,
+            allowed * 100.0
+        );
+        let allgs = match part {
+            Part::Goroutines => ALLGS.find(self.symbolizer.binary()).ok(),
+            Part::Heap => None,
+        };
+        let detail = format!("process {pid}: {}: {why}", part.name());
+        Some(match allgs {
+            Some(address) => {
+                let address = address.wrapping_add(self.bias);
+                self.looks = Some(Looks::new(pid, address, self.layout, self.keys.clone()));
+                let item = Item::Restart { pid, t_ns: now, part };
+                (item, detail + ", they are read from its memory every few seconds instead")
             }
+            None => (Item::Blind { pid, t_ns: now, part, why }, detail),
+        })
+    }
+
+    /// Look at its goroutines, where that stands in for probes and is due.
+    pub fn look(&mut self, put: &mut impl FnMut(Item)) {
+        let began = monotonic_ns();
+        let Some(mut looks) = self.looks.take_if(|l| l.is_due(began)) else { return };
+        let pid = self.process.pid;
+        match looks.look(&self.memory, began) {
+            Ok(events) => {
+                for event in events {
+                    if let What::GoroutineNew { gopc, .. } | What::GoroutineExit { gopc, .. } =
+                        &event.what
+                    {
+                        self.name(pid, &[*gopc], put);
+                    }
+                    put(Item::Event(event));
+                }
+                looks.took(began, monotonic_ns());
+                self.looks = Some(looks);
+            }
+            // A process that is gone is found out elsewhere.
+            Err(_) if !self.process.is_alive() => {}
+            Err(e) => put(Item::Blind {
+                pid,
+                t_ns: began,
+                part: Part::Goroutines,
+                why: format!("they cannot be read from its memory: {e}"),
+            }),
         }
-        None
     }
 
     /// Let it go: detach, and put back what was changed. Says what was done.

@@ -82,7 +82,14 @@ impl BpfCounters {
         self.probes.iter().map(|(_, s)| s.ns).sum()
     }
 
-    pub fn kind(&self, kind: EventKind) -> ProbeStat {
+    /// Mean ns of one run of the programs that report `kinds`.
+    pub fn mean_ns(&self, kinds: &[EventKind]) -> f64 {
+        let stats = || kinds.iter().map(|k| self.kind(*k));
+        let hits: u64 = stats().map(|s| s.hits).sum();
+        stats().map(|s| s.ns).sum::<u64>() as f64 / hits.max(1) as f64
+    }
+
+    fn kind(&self, kind: EventKind) -> ProbeStat {
         self.probes.iter().find(|(k, _)| *k == kind).map(|(_, s)| *s).unwrap_or_default()
     }
 }

@@ -55,6 +55,10 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
+    pub fn binary(&self) -> &GoBinary {
+        &self.binary
+    }
+
     /// `bias` is what was added to the file's addresses when it was loaded.
     pub fn new(pid: u32, binary: Arc<GoBinary>, bias: u64) -> Self {
         Self { pid, binary, bias, native: None, cache: FxHashMap::default() }

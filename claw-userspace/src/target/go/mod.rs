@@ -3,7 +3,9 @@
 
 pub mod binary;
 pub mod buildinfo;
+pub mod goroutines;
 pub mod inline;
+pub mod labels;
 pub mod layout;
 pub mod memprofile;
 pub mod moduledata;

@@ -24,15 +24,22 @@ pub enum VariableError {
 pub struct Variable {
     pub name: &'static str,
     function: &'static str,
-    nth: usize,
+    which: Which,
     pattern: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    Nth(usize),
+    /// The first of three addresses that follow each other: a slice header.
+    Slice,
 }
 
 /// Mean bytes between two heap samples; `int`, 8 bytes.
 pub const MEM_PROFILE_RATE: Variable = Variable {
     name: "runtime.MemProfileRate",
     function: "runtime.profilealloc",
-    nth: 1,
+    which: Which::Nth(1),
     pattern: "second distinct RIP-relative address, after mcache0",
 };
 
@@ -40,8 +47,16 @@ pub const MEM_PROFILE_RATE: Variable = Variable {
 pub const MBUCKETS: Variable = Variable {
     name: "runtime.mbuckets",
     function: "runtime.mProf_FlushLocked",
-    nth: 0,
+    which: Which::Nth(0),
     pattern: "first RIP-relative load",
+};
+
+/// All goroutine slots that ever were, `[]*g`.
+pub const ALLGS: Variable = Variable {
+    name: "runtime.allgs",
+    function: "runtime.allgadd",
+    which: Which::Slice,
+    pattern: "RIP-relative addresses of a pointer, a length and a capacity in a row",
 };
 
 impl Variable {
@@ -88,7 +103,13 @@ impl Variable {
                 }
             }
         }
-        let address = seen.get(self.nth).copied().ok_or(VariableError::NoPattern {
+        let found = match self.which {
+            Which::Nth(n) => seen.get(n),
+            Which::Slice => {
+                seen.iter().find(|a| [8, 16].iter().all(|o| seen.contains(&a.wrapping_add(*o))))
+            }
+        };
+        let address = found.copied().ok_or(VariableError::NoPattern {
             variable,
             function,
             pattern: self.pattern,

@@ -1,0 +1,94 @@
+//! Goroutines without probes: the difference between two looks at a target's
+//! memory, as the events that probes would have given.
+//!
+//! It takes over where goroutines come and go so fast that probes would cost
+//! too much. One that lives between two looks is never seen, which is no loss:
+//! it does not leak.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{
+    decode::{Event, What},
+    target::{
+        go::{
+            goroutines::{LookError, look},
+            labels,
+            layout::GoLayout,
+        },
+        memory::Memory,
+    },
+};
+
+/// Time between two looks, at least.
+pub const APART_NS: u64 = 2_000_000_000;
+/// … and this multiple of what a look takes: half a percent of one CPU.
+const TIMES: u64 = 200;
+
+#[derive(Debug)]
+pub struct Looks {
+    pid: u32,
+    allgs: u64,
+    layout: &'static GoLayout,
+    keys: Vec<String>,
+    /// Goroutine id → `gopc` of those alive at the last look; `None` before
+    /// the first.
+    known: Option<FxHashMap<u64, u64>>,
+    next_ns: u64,
+}
+
+impl Looks {
+    pub fn new(pid: u32, allgs: u64, layout: &'static GoLayout, keys: Vec<String>) -> Self {
+        Self { pid, allgs, layout, keys, known: None, next_ns: 0 }
+    }
+
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.next_ns
+    }
+
+    /// Say how long the look at `began_ns` took.
+    pub fn took(&mut self, began_ns: u64, ended_ns: u64) {
+        let pause = ended_ns.saturating_sub(began_ns).saturating_mul(TIMES).max(APART_NS);
+        self.next_ns = began_ns.saturating_add(pause);
+    }
+
+    /// What was born and what ended since the last look. Those of the first
+    /// look were there before: only their end is an event.
+    ///
+    /// # Errors
+    /// When the target's memory cannot be read or makes no sense.
+    pub fn look(&mut self, memory: &impl Memory, t_ns: u64) -> Result<Vec<Event>, LookError> {
+        let alive = look(memory, self.layout, self.allgs)?.alive;
+        let first = self.known.is_none();
+        let known = self.known.get_or_insert_default();
+        let ids: FxHashSet<u64> = alive.iter().map(|g| g.id).collect();
+        let mut events = Vec::new();
+        let mut event = |id: u64, what: What| {
+            events.push(Event { t_ns, pid: self.pid, tid: self.pid, goid: id, what });
+        };
+        let mut ended: Vec<(u64, u64)> =
+            known.iter().filter(|(id, _)| !ids.contains(id)).map(|(id, pc)| (*id, *pc)).collect();
+        ended.sort_unstable();
+        for (id, gopc) in ended {
+            known.remove(&id);
+            event(id, What::GoroutineExit { gopc, id });
+        }
+        for g in alive {
+            if known.insert(g.id, g.gopc).is_some() || first {
+                continue;
+            }
+            // Labels that changed while they were read name no tenant.
+            let label = labels::tenant(memory, self.layout.labels, g.labels, &self.keys);
+            event(
+                g.id,
+                What::GoroutineNew {
+                    id: g.id,
+                    gopc: g.gopc,
+                    startpc: g.startpc,
+                    label: label.ok().flatten(),
+                    stack: Vec::new(),
+                },
+            );
+        }
+        Ok(events)
+    }
+}
