@@ -35,6 +35,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// New processes are looked for this often (`--name`, `--all`).
 const RESCAN: Duration = Duration::from_secs(2);
+/// What a terminal shows is drawn this often.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Watch running processes until the duration is over, all are gone, or a
 /// signal says stop.
@@ -277,7 +279,8 @@ impl<'a> Live<'a> {
         let mut poll = interval(POLL);
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
-        for i in [&mut poll, &mut rescan, &mut tick] {
+        let mut refresh = interval(REFRESH);
+        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh] {
             i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         tick.tick().await;
@@ -300,6 +303,7 @@ impl<'a> Live<'a> {
                     self.rescan();
                 }
                 _ = tick.tick() => self.tick(),
+                _ = refresh.tick() => self.sink.refresh(),
             }
             let over = matches!(self.select, Select::Pids(_)) && self.targets.is_empty();
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));

@@ -7,6 +7,7 @@ mod governor;
 mod live;
 mod looks;
 mod replay;
+mod screen;
 mod sink;
 mod watched;
 

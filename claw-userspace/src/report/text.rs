@@ -45,16 +45,29 @@ impl Style {
 pub fn render(r: &Report, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, r, style);
-    if r.findings.is_empty() {
-        nothing(&mut out, r, style);
-    } else {
-        table(&mut out, r, style);
-        for (i, f) in r.findings.iter().enumerate() {
-            finding(&mut out, i + 1, f, style);
-        }
+    verdicts(&mut out, r, style);
+    for (i, f) in r.findings.iter().enumerate() {
+        finding(&mut out, i + 1, f, style);
     }
     tenants(&mut out, r, style);
     out
+}
+
+/// The report without the findings' details: what fits a screen.
+pub fn overview(r: &Report, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, r, style);
+    verdicts(&mut out, r, style);
+    tenants(&mut out, r, style);
+    out
+}
+
+fn verdicts(out: &mut String, r: &Report, style: Style) {
+    if r.findings.is_empty() {
+        nothing(out, r, style);
+    } else {
+        table(out, r, style);
+    }
 }
 
 // Writing to a String cannot fail, so the results of `writeln!` are dropped
