@@ -4,6 +4,7 @@
 mod agent;
 mod meter;
 mod pairs;
+mod ready;
 mod verdicts;
 
 use std::{
@@ -22,7 +23,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the parts whose name contains this: http, loop, verdicts, held, agent
+    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, agent
     only: Option<String>,
 
     /// Interleaved pairs
@@ -36,6 +37,7 @@ pub struct Programs {
     pub shop: PathBuf,
     pub load: PathBuf,
     pub alloc_loop: PathBuf,
+    pub go: PathBuf,
 }
 
 /// Rows of the table: what, figure, aim.
@@ -62,6 +64,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     if wanted("held") {
         rows.extend(verdicts::held_per_tenant(&programs)?);
+    }
+    if wanted("ready") {
+        rows.extend(ready::ready(&programs)?);
     }
     if wanted("agent") {
         rows.extend(agent::cost(&programs)?);
@@ -96,6 +101,7 @@ fn build(root: &Path) -> Result<Programs> {
         shop: out.join("shop"),
         load: out.join("load"),
         alloc_loop: out.join("loop"),
+        go,
     })
 }
 
