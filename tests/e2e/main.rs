@@ -7,5 +7,6 @@ mod common;
 
 mod errors;
 mod leaks;
+mod services;
 mod targets;
 mod versions;

@@ -86,7 +86,8 @@ impl Memory for Folded<'_> {
             let source = std::io::ErrorKind::UnexpectedEof.into();
             return Err(MemoryError { address, len: buf.len(), source });
         }
-        let folded = self.0.iter().cycle().skip(address as usize % self.0.len());
+        let start = address as usize % self.0.len();
+        let folded = self.0[start..].iter().chain(self.0.iter().cycle());
         for (b, from) in buf.iter_mut().zip(folded) {
             *b = *from;
         }
