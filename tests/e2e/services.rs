@@ -14,14 +14,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claw_ebpf::{decode::What, record::Reader, stream::Item};
+use claw_ebpf::{
+    decode::{Event, What},
+    record::Reader,
+    stream::Item,
+};
 use serde_json::Value;
 
 use crate::common::*;
 
-/// Samples that may differ: some are taken between one reading and the other.
+/// Samples that may differ, those taken while the collection ran, and the share
+/// of all.
 const SAMPLES_APART: f64 = 3.0;
-/// … and the share of all, for the collector's own delay.
 const SHARE_APART: f64 = 0.02;
 
 fn service(name: &str) -> PathBuf {
@@ -61,7 +65,8 @@ impl Held {
     fn release(self) -> Running {
         let none = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: the child is ours and stopped, and this thread is its tracer.
-        let detached = unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0.pid() as i32, none, none) };
+        let detached =
+            unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0.pid() as i32, none, none) };
         assert_eq!(detached, 0, "{}", std::io::Error::last_os_error());
         self.0
     }
@@ -106,18 +111,22 @@ impl Samples {
         Self { live: numbers[0], live_bytes: numbers[1], taken: numbers[2] }
     }
 
-    /// What probes saw of `pid` until `t_ns`.
+    /// What probes saw of `pid` until `t_ns`: allocations up to the last mark
+    /// phase, which is as far as the runtime's profile goes, and all frees.
     fn seen(recording: &Path, pid: u32, t_ns: u64) -> Self {
         let (_, reader) = Reader::open(recording).unwrap();
+        let events: Vec<Event> = reader
+            .filter_map(|item| match item {
+                Item::Event(e) if e.pid == pid && e.t_ns <= t_ns => Some(e),
+                _ => None,
+            })
+            .collect();
+        let marked = events.iter().rfind(|e| e.what == What::Gc).expect("a collection").t_ns;
         let mut live: HashMap<u64, u64> = HashMap::new();
         let mut taken = 0.0;
-        for item in reader {
-            let Item::Event(e) = item else { continue };
-            if e.pid != pid || e.t_ns > t_ns {
-                continue;
-            }
+        for e in events {
             match e.what {
-                What::Alloc { addr, size, .. } => {
+                What::Alloc { addr, size, .. } if e.t_ns <= marked => {
                     live.insert(addr, size);
                     taken += 1.0;
                 }
@@ -177,10 +186,8 @@ fn etcd_and_caddy_under_load() {
     let clients = build_default("clients", &[]);
     let dir = tempfile::tempdir().unwrap();
     let [etcd_at, caddy_at, admin] = [(); 3].map(|()| free_address());
-    let held = [
-        start_etcd(dir.path(), &etcd_at),
-        start_caddy(dir.path(), &caddy_at, &admin, &etcd_at),
-    ];
+    let held =
+        [start_etcd(dir.path(), &etcd_at), start_caddy(dir.path(), &caddy_at, &admin, &etcd_at)];
     let pids = [&held[0], &held[1]].map(|h| h.0.pid());
 
     let recording = dir.path().join("run.claw");
@@ -235,8 +242,7 @@ fn etcd_and_caddy_under_load() {
             target["live_bytes_se"],
             target["overhead"]["estimated_ratio"],
         );
-        for (what, own, seen) in
-            [("taken", own.taken, seen.taken), ("in use", own.live, seen.live)]
+        for (what, own, seen) in [("taken", own.taken, seen.taken), ("in use", own.live, seen.live)]
         {
             if (own - seen).abs() > SAMPLES_APART + SHARE_APART * own {
                 wrong.push(format!("{}: samples {what}: {own}, seen {seen}", target["name"]));
