@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command::is_root, toolchain};
+use crate::{command::is_root, services, toolchain};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +26,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         );
     }
     let go = toolchain::all(root)?;
+    if with_root {
+        services::install(root, &go)?;
+    }
     let mut total = Counts::default();
     let cargo = |extra: &[&str]| {
         let mut c = Command::new("cargo");
