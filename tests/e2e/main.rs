@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod container;
 mod errors;
 mod leaks;
 mod services;
