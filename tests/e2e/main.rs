@@ -5,7 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod container;
 mod errors;
 mod leaks;
+mod services;
 mod targets;
 mod versions;

@@ -85,6 +85,15 @@ versions! {
     go_1_27 "1.27.3"
 }
 
+/// Linked by the C compiler, with its threads and its start-up code.
+#[test]
+#[ignore = "needs root and BPF"]
+fn cgo() {
+    for version in ["1.19", "1.22.10", "1.27.3"] {
+        watch(version, &["-ldflags=-linkmode=external"]);
+    }
+}
+
 /// One agent watches all of them at once.
 #[test]
 #[ignore = "needs root and BPF"]
