@@ -51,6 +51,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     if output(Command::new("bpftrace").arg("--version")).is_err() {
         apt_install(&["bpftrace"], "the comparison with a probe on every mallocgc")?;
     }
+    if output(Command::new("memleak-bpfcc").arg("--help")).is_err() {
+        apt_install(&["bpfcc-tools"], "the comparison with bcc's memleak")?;
+    }
     let wanted = |name: &str| args.only.as_ref().is_none_or(|o| name.contains(o.as_str()));
     let mut rows = Rows::new();
     if wanted("http") {
