@@ -31,6 +31,13 @@ mod arch {
         // SAFETY: as above.
         unsafe { (*ctx.regs).r14 }
     }
+
+    /// The stack pointer: at a function's start the return address is there.
+    #[inline(always)]
+    pub fn sp(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rsp }
+    }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -63,6 +70,13 @@ mod arch {
     #[inline(always)]
     pub fn g(ctx: &ProbeContext) -> u64 {
         reg(ctx, 28)
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub fn sp(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the kernel passes valid user_pt_regs.
+        unsafe { (*ctx.regs).sp }
     }
 }
 
