@@ -49,7 +49,7 @@ impl EventKind {
 
 /// The tenant label found on the goroutine, if any.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordedLabel {
     /// Rank of the key that matched among the configured ones, or
     /// [`RecordedLabel::NONE`].
@@ -83,6 +83,7 @@ pub struct EventHeader {
     /// Goroutine on whose behalf it happened; 0 when there is none.
     pub goid: u64,
     /// GoAlloc, GoFree: object address. Goroutine events: address of the `g`.
+    /// GoEveryAlloc: id of the stack, negative when it was not kept.
     pub addr: u64,
     /// GoAlloc: bytes of the slot. GoFree: bytes as the runtime passes them.
     /// GoEveryAlloc: bytes requested.

@@ -20,7 +20,7 @@ pub enum ExactSite {
 
 /// What allocations are counted by. Zero-padded: it is compared bytewise.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ExactKey {
     pub tgid: u32,
     /// Id in the stack map; negative when the stack was not kept.
@@ -86,8 +86,6 @@ pub struct WindowStat {
 /// Keys, and stacks, that are kept at once.
 pub const MAX_KEYS: u32 = 16_384;
 pub const MAX_STACKS: u32 = 16_384;
-/// Frames of a stack: the kernel's default `perf_event_max_stack`.
-pub const MAX_FRAMES: usize = 127;
 
 const _: () = assert!(core::mem::size_of::<ExactKey>() == 104);
 const _: () = assert!(core::mem::size_of::<ExactValue>() == 16);

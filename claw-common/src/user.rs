@@ -1,8 +1,6 @@
 //! The agent's side of the shared types.
 
-use crate::{
-    ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, TenantKey, WindowStat,
-};
+use crate::{ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, TenantKey, WindowStat};
 
 // SAFETY: `repr(C)`, made of integers only, without padding.
 unsafe impl aya::Pod for GoTarget {}

@@ -124,6 +124,7 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
             h.size = size;
             h.aux = key.typ;
             h.gopc = key.caller;
+            h.addr = key.stack as i64 as u64;
             h.label = key.label;
             if !send_counting(&h) {
                 // SAFETY: as above.
