@@ -81,15 +81,17 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
     let mut key =
         ExactKey { tgid: pid, stack: -1, typ: 0, caller: 0, class: 0, _pad: 0, label: NO_LABEL };
     let mut size = 0;
+    // Read once, here: a load behind a choice of address is one from a computed
+    // context pointer, which the verifier refuses.
+    let (first, second) = (regs::arg0(ctx), regs::arg1(ctx));
     if site == ExactSite::NewprocRunqput as u64 || site == ExactSite::NewprocResult as u64 {
-        let new =
-            if site == ExactSite::NewprocResult as u64 { regs::arg0(ctx) } else { regs::arg1(ctx) };
+        let new = if site == ExactSite::NewprocResult as u64 { first } else { second };
         key.class = ExactKey::GOROUTINE;
         key.caller = read(new, go.g_gopc).unwrap_or(0);
         key.typ = read(new, go.g_startpc).unwrap_or(0);
         labels::tenant(go, new, &mut key.label);
     } else {
-        size = regs::arg0(ctx);
+        size = first;
         key.caller = read(regs::sp(ctx), 0).unwrap_or(0);
         let nested = site == ExactSite::Specialised as u64
             && (within(key.caller, &exact.malloc) || within(key.caller, &exact.specialised));
@@ -97,7 +99,7 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
         if size == 0 || nested {
             return;
         }
-        key.typ = regs::arg1(ctx);
+        key.typ = second;
         key.class = 64 - size.leading_zeros();
         match user_goroutine(go, regs::g(ctx)) {
             Some(0) => {} // the runtime itself allocates, on g0

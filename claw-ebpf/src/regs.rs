@@ -1,4 +1,6 @@
 //! Registers of Go's internal ABI at a probe (`cmd/compile/abi-internal.md`).
+//! Reads are volatile, so that the compiler does not merge two of them into one
+//! from a computed address, which the verifier refuses.
 
 use aya_ebpf::programs::ProbeContext;
 
@@ -10,13 +12,13 @@ mod arch {
     #[inline(always)]
     pub fn arg0(ctx: &ProbeContext) -> u64 {
         // SAFETY: the kernel passes valid pt_regs.
-        unsafe { (*ctx.regs).rax }
+        unsafe { (&raw const (*ctx.regs).rax).read_volatile() }
     }
 
     #[inline(always)]
     pub fn arg1(ctx: &ProbeContext) -> u64 {
         // SAFETY: as above.
-        unsafe { (*ctx.regs).rbx }
+        unsafe { (&raw const (*ctx.regs).rbx).read_volatile() }
     }
 
     #[inline(always)]
@@ -47,7 +49,7 @@ mod arch {
     #[inline(always)]
     fn reg(ctx: &ProbeContext, n: usize) -> u64 {
         // SAFETY: the kernel passes valid user_pt_regs; n is a constant < 31.
-        unsafe { (*ctx.regs).regs[n] }
+        unsafe { (&raw const (*ctx.regs).regs[n]).read_volatile() }
     }
 
     /// First integer argument or result.

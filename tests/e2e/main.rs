@@ -6,6 +6,7 @@
 mod common;
 
 mod errors;
+mod exact;
 mod leaks;
 mod targets;
 mod versions;
