@@ -7,6 +7,7 @@ mod common;
 
 mod container;
 mod errors;
+mod exact;
 mod leaks;
 mod services;
 mod targets;

@@ -2,6 +2,7 @@
 //! one run on this machine.
 
 mod agent;
+mod exact;
 mod meter;
 mod pairs;
 mod ready;
@@ -23,7 +24,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, agent
+    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, agent, exact
     only: Option<String>,
 
     /// Interleaved pairs
@@ -73,6 +74,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     if wanted("agent") {
         rows.extend(agent::cost(&programs)?);
+    }
+    if wanted("exact") {
+        rows.extend(exact::cost(&programs, args.pairs)?);
     }
     let table = render(&rows);
     println!("\n{table}");

@@ -129,7 +129,7 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
     ])
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     if n == 0 {
@@ -145,7 +145,7 @@ fn last_line(text: &str) -> &str {
 
 /// Median and the interval of order statistics that holds it with 95 %
 /// (binomial, normal approximation: n/2 ± 0.98·√n).
-fn figure(ratios: &[f64]) -> String {
+pub fn figure(ratios: &[f64]) -> String {
     let mut sorted = ratios.to_vec();
     let middle = median(&mut sorted);
     let n = sorted.len();

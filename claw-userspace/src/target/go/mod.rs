@@ -11,5 +11,6 @@ pub mod memprofile;
 pub mod moduledata;
 pub mod pclntab;
 pub mod rate;
+pub mod types;
 pub mod variables;
 pub mod version;
