@@ -191,6 +191,8 @@ fn attached_and_let_go_at_full_load() {
             "--format",
             "json",
             "-q",
+            "--max-overhead",
+            "100%",
         ]);
         let target = &report["targets"][0];
         assert_eq!(target["blocked"], serde_json::json!([]), "{report:#}");

@@ -9,7 +9,10 @@ mod exercise;
 mod simulate;
 
 use claw_common::event::HEADER_SIZE;
-use claw_ebpf::stream::Item;
+use claw_ebpf::{
+    stream::Item,
+    target::go::pclntab::{Pclntab, PclntabError},
+};
 use exercise::Seed;
 
 /// Xorshift, so that a failure comes again.
@@ -70,6 +73,15 @@ fn damaged_binaries_are_read_without_harm() {
             binary.damaged(&edits);
         }
     }
+}
+
+/// A section may claim to be as long as addresses go.
+#[test]
+fn a_table_that_ends_beyond_all_addresses_is_refused() {
+    let words = [0x0801_0000_ffff_fff1, 1, 0, 0, 0, 0, 0, 0, u64::MAX - 4];
+    let table: Vec<u8> = words.iter().flat_map(|w: &u64| w.to_le_bytes()).collect();
+    let error = Pclntab::parse(table, u64::MAX, 0x40_0000).unwrap_err();
+    assert_eq!(error, PclntabError::Damaged("function table is cut"));
 }
 
 #[test]

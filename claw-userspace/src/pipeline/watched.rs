@@ -40,7 +40,7 @@ pub enum StartError {
     Process(#[from] ProcessError),
     #[error("process {pid} ({name}): {source}")]
     Binary { pid: u32, name: String, source: GoBinaryError },
-    #[error("process {pid} ({name}): {source}")]
+    #[error("process {pid} ({name}): heap, goroutines and tenants cannot be read: {source}")]
     Layout { pid: u32, name: String, source: LayoutError },
     #[error("process {pid} ({name}) is not built for this machine's processor")]
     Machine { pid: u32, name: String },
