@@ -44,13 +44,13 @@ impl Drop for Container<'_> {
 /// A bundle that runs `program` from its own, read-only file system.
 fn bundle(dir: &Path, program: &Path, args: &[&str]) {
     fs::create_dir_all(dir.join("rootfs")).unwrap();
-    fs::copy(program, dir.join("rootfs/svc")).unwrap();
+    fs::copy(program, dir.join("rootfs/service")).unwrap();
     let spec = Command::new("runc").arg("spec").current_dir(dir).status();
     assert!(spec.expect("no runc: run `cargo xtask test`, which installs it").success());
     let config = dir.join("config.json");
     let mut c: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     c["process"]["terminal"] = json!(false);
-    c["process"]["args"] = json!(["/svc"]);
+    c["process"]["args"] = json!(["/service"]);
     c["process"]["args"].as_array_mut().unwrap().extend(args.iter().map(|a| json!(a)));
     c["root"] = json!({"path": "rootfs", "readonly": true});
     c["annotations"] = json!({"org.opencontainers.image.ref.name": IMAGE});
