@@ -4,7 +4,7 @@ use claw_ebpf::{
     probe::Plan,
     target::go::{
         binary::GoBinary,
-        variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
+        variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE, MPROF_CYCLE},
     },
 };
 
@@ -18,7 +18,7 @@ fn patterns_find_what_the_symbol_table_names() {
             let Some(path) = build(version, "patterns", flags) else { continue };
             let binary = GoBinary::open(&path).unwrap();
             assert!(!binary.stripped(), "Go {version}");
-            for variable in [ALLGS, MEM_PROFILE_RATE, MBUCKETS] {
+            for variable in [ALLGS, MEM_PROFILE_RATE, MBUCKETS, MPROF_CYCLE] {
                 let symbol = binary.elf().symbols(&[variable.name])[0].unwrap();
                 let pattern = variable.by_pattern(&binary);
                 assert_eq!(pattern, Ok(symbol), "Go {version} {flags:?} {}", variable.name);
