@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cores;
+mod heap;
 mod layouts;
 mod symbols;
 mod tables;

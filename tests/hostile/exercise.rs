@@ -102,8 +102,10 @@ pub fn memory(bytes: &[u8]) {
     let [version, address, bytes @ ..] = bytes else { return };
     let layout = &LAYOUTS[usize::from(*version) % LAYOUTS.len()];
     let (memory, address) = (Folded(bytes), u64::from(*address));
-    if let Ok(buckets) = memprofile::buckets(&memory, layout, address) {
-        memprofile::heap_in_use(&buckets, 512 << 10);
+    let variables =
+        memprofile::Variables { mbuckets: address, rate: address + 8, cycle: address + 16 };
+    if let Ok(profile) = memprofile::read(&memory, layout, &variables) {
+        memprofile::heap_in_use(&profile);
     }
     let _ = memprofile::bucket_stack(&memory, address);
     if let Ok(look) = goroutines::look(&memory, layout, address) {

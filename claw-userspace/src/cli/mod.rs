@@ -4,6 +4,7 @@
 mod args;
 mod discover;
 mod doctor;
+mod heap;
 mod replay;
 mod run;
 mod watch;
@@ -11,7 +12,7 @@ mod watch;
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
-use claw_ebpf::pipeline::WatchError;
+use claw_ebpf::{heap::HeapError, pipeline::WatchError};
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ enum Verb {
     Watch(watch::Args),
     /// Start a program and watch it until it ends
     Run(run::Args),
+    /// Show a program's heap as its runtime accounts for it, since it started
+    Heap(heap::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
 }
@@ -71,10 +74,9 @@ fn print(text: &str) -> std::io::Result<()> {
 
 /// The exit code of an error: 3 where permission is missing, else 2.
 pub fn error_code(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<WatchError>() {
-        Some(WatchError::NotPermitted(_)) => 3,
-        _ => 2,
-    }
+    let watch = matches!(error.downcast_ref(), Some(WatchError::NotPermitted(_)));
+    let heap = matches!(error.downcast_ref(), Some(HeapError::NotPermitted(_)));
+    if watch || heap { 3 } else { 2 }
 }
 
 impl Cli {
@@ -86,6 +88,7 @@ impl Cli {
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Watch(args) => watch::run(args),
             Verb::Run(args) => run::run(args),
+            Verb::Heap(args) => heap::run(&args),
             Verb::Replay(args) => replay::run(&args),
         }
     }

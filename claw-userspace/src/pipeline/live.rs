@@ -238,10 +238,15 @@ impl<'a> Live<'a> {
     fn start(&mut self, process: Process) -> Result<(), StartError> {
         let began = Instant::now();
         let pid = process.pid;
-        let (watched, info, details) =
+        let (mut watched, info, details) =
             Watched::start(process, &mut self.binaries, &mut self.probes, self.cost, self.options)?;
         let blocked = info.blocked.clone();
         self.sink.put(Item::Target(info));
+        let sink = &mut self.sink;
+        let reading = Instant::now();
+        if let Some(detail) = watched.put_before(&mut |item| sink.put(item)) {
+            self.sink.put(step("Reading the heap from before", detail, reading));
+        }
         for detail in details {
             self.sink.put(step("Attaching", detail, began));
         }

@@ -3,9 +3,11 @@
 pub mod clean;
 pub mod exit;
 pub mod folded;
+pub mod heap;
 pub mod json;
 pub mod live;
 pub mod model;
 pub mod output;
 pub mod pprof;
+pub mod site;
 pub mod text;

@@ -11,6 +11,9 @@ const MAX_DEPTH: usize = 128;
 /// One logical frame at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// Address of the instruction that this frame is at: of inlined callers,
+    /// the one that the compiler left for the call.
+    pub pc: u64,
     pub function: String,
     pub file: String,
     pub line: u32,
@@ -36,11 +39,11 @@ pub fn calls<B: Bytes>(
             .and_then(|i| inlined_call(table, f, i, &funcdata));
         let Some((name, parent_pc, start_line)) = inlined else {
             let function = table.name(f).unwrap_or_default();
-            calls.push(Call { function, file, line, start_line: f.start_line, inlined: false });
+            calls.push(Call { pc, function, file, line, start_line: f.start_line, inlined: false });
             return calls;
         };
         let function = table.name_at(name).unwrap_or_default();
-        calls.push(Call { function, file, line, start_line, inlined: true });
+        calls.push(Call { pc, function, file, line, start_line, inlined: true });
         pc = f.range.entry.wrapping_add(u64::from(parent_pc));
     }
     calls
