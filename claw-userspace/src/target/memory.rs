@@ -1,4 +1,5 @@
-//! Reading the memory of a target: a live process, or bytes in a test.
+//! Reading the memory of a target: a live process, a core dump (`core`), or bytes in a
+//! test.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 

@@ -3,6 +3,7 @@
 
 pub mod capability;
 pub mod container;
+pub mod core;
 pub mod discover;
 pub mod elf;
 pub mod go;
