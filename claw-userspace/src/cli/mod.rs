@@ -4,6 +4,7 @@
 mod args;
 mod discover;
 mod doctor;
+mod goroutines;
 mod replay;
 mod run;
 mod watch;
@@ -11,7 +12,7 @@ mod watch;
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
-use claw_ebpf::pipeline::WatchError;
+use claw_ebpf::pipeline::{DumpError, WatchError};
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ enum Verb {
     Watch(watch::Args),
     /// Start a program and watch it until it ends
     Run(run::Args),
+    /// List every goroutine of a running Go process or a core dump, by stack
+    Goroutines(goroutines::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
 }
@@ -71,6 +74,9 @@ fn print(text: &str) -> std::io::Result<()> {
 
 /// The exit code of an error: 3 where permission is missing, else 2.
 pub fn error_code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<DumpError>().is_some_and(DumpError::is_permission) {
+        return 3;
+    }
     match error.downcast_ref::<WatchError>() {
         Some(WatchError::NotPermitted(_)) => 3,
         _ => 2,
@@ -86,6 +92,7 @@ impl Cli {
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Watch(args) => watch::run(args),
             Verb::Run(args) => run::run(args),
+            Verb::Goroutines(args) => goroutines::run(&args),
             Verb::Replay(args) => replay::run(&args),
         }
     }

@@ -3,6 +3,7 @@
 //! views (`sink`), or a recording into the engine (`replay`).
 
 mod clock;
+mod goroutines;
 mod governor;
 mod live;
 mod looks;
@@ -14,6 +15,7 @@ use std::{path::PathBuf, time::Duration};
 
 use regex::Regex;
 
+pub use goroutines::{DumpError, Source, goroutines};
 pub use live::{run_command, watch};
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};

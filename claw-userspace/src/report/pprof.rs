@@ -58,6 +58,10 @@ pub struct Profile {
     pub time_nanos: i64,
     #[prost(int64, tag = "10")]
     pub duration_nanos: i64,
+    #[prost(message, optional, tag = "11")]
+    pub period_type: Option<ValueType>,
+    #[prost(int64, tag = "12")]
+    pub period: i64,
     #[prost(int64, tag = "14")]
     pub default_sample_type: i64,
 }
@@ -98,6 +102,8 @@ pub struct Mapping {
     pub memory_limit: u64,
     #[prost(uint64, tag = "4")]
     pub file_offset: u64,
+    #[prost(int64, tag = "5")]
+    pub filename: i64,
     #[prost(bool, tag = "7")]
     pub has_functions: bool,
 }
@@ -137,15 +143,15 @@ pub struct Function {
 }
 
 #[derive(Default)]
-struct Builder {
-    profile: Profile,
+pub(super) struct Builder {
+    pub(super) profile: Profile,
     strings: HashMap<String, i64>,
     functions: HashMap<(String, String), u64>,
     locations: HashMap<Vec<(u64, u32)>, u64>,
 }
 
 impl Builder {
-    fn string(&mut self, s: &str) -> i64 {
+    pub(super) fn string(&mut self, s: &str) -> i64 {
         if let Some(i) = self.strings.get(s) {
             return *i;
         }
@@ -156,13 +162,17 @@ impl Builder {
     }
 
     fn function(&mut self, f: &Frame) -> u64 {
-        let key = (clean(&f.function), clean(&f.file));
+        self.function_named(&f.function, &f.file, f.start_line)
+    }
+
+    pub(super) fn function_named(&mut self, name: &str, file: &str, start_line: u32) -> u64 {
+        let key = (clean(name), clean(file));
         if let Some(id) = self.functions.get(&key) {
             return *id;
         }
         let id = self.profile.function.len() as u64 + 1;
         let (name, filename) = (self.string(&key.0), self.string(&key.1));
-        let start_line = i64::from(f.start_line);
+        let start_line = i64::from(start_line);
         self.profile.function.push(Function { id, name, system_name: name, filename, start_line });
         self.functions.insert(key, id);
         id
@@ -213,8 +223,13 @@ pub fn encode(samples: &[Sample], time_nanos: i64, duration_nanos: i64) -> Vec<u
         let label = vec![Label { key, str: b.string(&s.tenant) }];
         b.profile.sample.push(ProtoSample { location_id, value, label });
     }
+    gzip(&b.profile)
+}
+
+/// As it is written to a file.
+pub fn gzip(profile: &Profile) -> Vec<u8> {
     let mut gz = GzEncoder::new(Vec::new(), Compression::default());
     // Writing to memory does not fail.
-    let _ = gz.write_all(&b.profile.encode_to_vec());
+    let _ = gz.write_all(&profile.encode_to_vec());
     gz.finish().unwrap_or_default()
 }

@@ -41,6 +41,18 @@ impl GoBinaryError {
     }
 }
 
+/// One physical frame, as the runtime's own unwinder sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnwindStep {
+    /// Bytes from the stack pointer to the return address.
+    pub sp_delta: u32,
+    pub entry: u64,
+    /// Nothing called it.
+    pub top: bool,
+    pub writes_sp: bool,
+    pub function: String,
+}
+
 /// A region of the file.
 #[derive(Debug)]
 pub struct FileRegion {
@@ -157,6 +169,19 @@ impl GoBinary {
     /// Whether `vaddr` lies among the Go functions.
     pub fn is_go_code(&self, vaddr: u64) -> bool {
         (self.text.entry..self.text.end).contains(&vaddr)
+    }
+
+    /// What unwinding past `vaddr` needs to know; `None` when it lies in no Go
+    /// function or that function does not say.
+    pub fn unwind_step(&self, vaddr: u64) -> Option<UnwindStep> {
+        let f = self.table.func(vaddr)?;
+        Some(UnwindStep {
+            sp_delta: self.table.sp_delta(&f, vaddr)?,
+            entry: f.range.entry,
+            top: f.is_top_frame(),
+            writes_sp: f.writes_sp(),
+            function: self.table.name(&f)?,
+        })
     }
 
     /// Logical frames at instruction `vaddr`, innermost first, without the

@@ -11,5 +11,8 @@ pub mod memprofile;
 pub mod moduledata;
 pub mod pclntab;
 pub mod rate;
+pub mod snapshot;
+pub mod unwind;
 pub mod variables;
 pub mod version;
+pub mod waits;
