@@ -3,6 +3,7 @@
 
 mod assemble;
 mod assess;
+mod exact;
 
 use std::collections::BTreeMap;
 
@@ -122,6 +123,13 @@ impl Engine {
             Item::Restart { pid, t_ns, part } => {
                 self.advance(t_ns);
                 self.ledger.restart(pid, part, t_ns);
+            }
+            Item::ExactSite { pid, id, goroutine, type_name, stack } => {
+                self.ledger.exact_site((pid, id), goroutine, type_name, &stack);
+            }
+            Item::Window(window) => {
+                self.advance(window.to_ns);
+                self.ledger.window(&window);
             }
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {

@@ -5,7 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod container;
 mod errors;
+mod exact;
 mod leaks;
+mod services;
 mod targets;
 mod versions;

@@ -11,14 +11,13 @@ use claw_ebpf::{
 use super::Exit;
 
 #[derive(clap::Args)]
-#[group(id = "whence", required = true, multiple = false, args = ["pid", "core"])]
 pub struct Args {
     /// Read process N, which runs on meanwhile
     #[arg(long, value_name = "N")]
     pid: Option<u32>,
 
     /// Read an ELF core dump of a Go program
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_unless_present = "pid", conflicts_with = "pid")]
     core: Option<PathBuf>,
 
     /// The executable that the core dump is of, when it is not where it was

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::Engine;
+use super::{Engine, exact};
 use crate::{
     ledger::{Amount, Process},
     report::{clean::clean, model},
@@ -59,6 +59,7 @@ pub fn report(e: &Engine) -> model::Report {
         execution_log: e.log.clone(),
         targets: live.chain(ended).collect(),
         tenants: e.ledger.processes().flat_map(|p| tenants(e, p)).collect(),
+        allocations: exact::allocations(e),
         findings,
         summary,
     }
@@ -105,6 +106,11 @@ fn events(e: &Engine) -> model::Events {
     for (name, count) in e.ledger.forgotten() {
         lost.insert(name.to_owned(), count);
     }
+    for p in e.ledger.processes() {
+        for (name, count) in p.exact.iter().flat_map(|x| &x.lost) {
+            *lost.entry(name.clone()).or_default() += count;
+        }
+    }
     if e.log_dropped > 0 {
         lost.insert("log_lines".into(), e.log_dropped);
     }
@@ -135,8 +141,11 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         image: p.info.container.as_ref().and_then(|c| c.image.clone()),
         events: model::Events { received: p.events, ..events(e) },
         overhead: model::Overhead {
-            hits: e.counters.hits,
-            estimated_ratio: (seconds > 0.0).then(|| e.counters.probe_ns as f64 / 1e9 / seconds),
+            hits: e.counters.hits + p.exact.as_ref().map_or(0, |x| x.hits),
+            estimated_ratio: (seconds > 0.0).then(|| {
+                let windows = p.exact.as_ref().map_or(0.0, |x| x.lost_ns);
+                (e.counters.probe_ns as f64 + windows) / 1e9 / seconds
+            }),
         },
         blocked: p.info.blocked.clone(),
         live_bytes: known.then_some(totals.bytes),
@@ -144,6 +153,7 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         rss_bytes: p.rss_bytes,
         gc_cycles: Some(u64::from(p.gc_cycles)),
         gone,
+        exact: exact::target(p),
     }
 }
 
@@ -163,6 +173,9 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
         s.live.variance += g.live.variance;
         s.born += g.born.bytes;
     }
+    for tenant in p.exact.iter().flat_map(|x| x.tenants()) {
+        sums.entry(tenant).or_default();
+    }
     for g in p.goroutines.groups() {
         sums.entry(g.tenant).or_default().goroutines += g.live_samples;
     }
@@ -170,16 +183,21 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
     let seconds = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
     let mut tenants: Vec<model::Tenant> = sums
         .into_iter()
-        .map(|(id, s)| model::Tenant {
-            tenant: e.ledger.tenants.name(id).to_owned(),
-            pid: p.info.pid,
-            live_bytes: known.then_some(s.live.bytes),
-            live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
-            live_objects: known.then_some(s.live.objects),
-            alloc_bytes_per_s: (known && seconds > 0.0).then(|| s.born / seconds),
-            goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
-            coefficient: None,
-            anomaly_score: None,
+        .map(|(id, s)| {
+            let exact = exact::tenant_rate(p, id);
+            let sampled = (known && seconds > 0.0).then(|| s.born / seconds);
+            model::Tenant {
+                tenant: e.ledger.tenants.name(id).to_owned(),
+                pid: p.info.pid,
+                live_bytes: known.then_some(s.live.bytes),
+                live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
+                live_objects: known.then_some(s.live.objects),
+                alloc_bytes_per_s: exact.map_or(sampled, |(rate, _)| Some(rate)),
+                alloc_interval95: exact.and_then(|(_, interval)| interval),
+                goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
+                coefficient: None,
+                anomaly_score: None,
+            }
         })
         .collect();
     tenants.sort_by(|a, b| {

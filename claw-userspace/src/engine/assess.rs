@@ -10,7 +10,7 @@ use crate::{
     stream::Session,
 };
 
-use super::assemble::timestamp;
+use super::{assemble::timestamp, exact};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding.
@@ -117,9 +117,6 @@ impl Scope<'_> {
         let percent =
             info.heap_bytes.filter(|b| heap && *b > 0).map(|b| a.per_minute / b as f64 * 100.0);
         let severity = self.severity(kind, percent, a);
-        let culprit = site.culprit_frame();
-        let name = |s: &str| (!s.is_empty()).then(|| clean(s));
-        let line = |l: u32| (l > 0).then_some(l);
         model::Finding {
             id: finding_id(&info.name, kind, &tenant, &site.id),
             kind,
@@ -129,22 +126,7 @@ impl Scope<'_> {
             pid: info.pid,
             process: clean(&info.name),
             tenant,
-            site: model::Site {
-                id: site.id.clone(),
-                function: culprit.map_or_else(|| "(unknown)".to_owned(), |f| clean(&f.function)),
-                file: culprit.and_then(|f| name(&f.file)),
-                line: culprit.and_then(|f| line(f.line)),
-                stack: site
-                    .frames
-                    .iter()
-                    .map(|f| model::StackFrame {
-                        function: clean(&f.function),
-                        file: name(&f.file),
-                        line: line(f.line),
-                        inlined: f.inlined,
-                    })
-                    .collect(),
-            },
+            site: exact::site(site),
             growth: model::Growth {
                 percent_per_minute: percent,
                 bytes_per_minute: (heap && known).then_some(a.per_minute),

@@ -4,6 +4,7 @@
 //! Its memory is bounded: what finds no room is counted in
 //! [`Ledger::forgotten`].
 
+mod exact;
 mod lifetimes;
 mod population;
 mod site;
@@ -12,13 +13,14 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+pub use exact::{Estimate, Exact, Scale, Subject};
 pub use lifetimes::Lifetimes;
 pub use population::{Amount, Group, Population, Proof};
 pub use site::{Site, SiteId, Sites};
 
 use crate::{
     decode::{Event, Label, What},
-    stream::{Blocked, Part, TargetInfo},
+    stream::{Blocked, Part, TargetInfo, Window},
     target::go::memprofile::sampled_share,
     tenant::{TenantId, TenantTable},
 };
@@ -64,6 +66,8 @@ pub struct Process {
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
     buckets: FxHashMap<u64, SiteId>,
+    /// What exact mode counted.
+    pub exact: Option<Exact>,
 }
 
 #[derive(Debug)]
@@ -92,6 +96,7 @@ impl Ledger {
             threads: None,
             blind: Vec::new(),
             buckets: FxHashMap::default(),
+            exact: None,
             info,
         };
         self.processes.insert(process.info.pid, process);
@@ -147,7 +152,7 @@ impl Ledger {
         let part = match &event.what {
             What::Alloc { .. } | What::Free { .. } => Some(Part::Heap),
             What::GoroutineNew { .. } | What::GoroutineExit { .. } => Some(Part::Goroutines),
-            What::Gc | What::Exec | What::Exit => None,
+            What::Gc | What::Exec | What::Exit | What::EveryAlloc { .. } => None,
         };
         // Stragglers of a part that was given up would look like leaks.
         if part.is_some_and(|part| p.blind.contains(&part)) {
@@ -185,8 +190,45 @@ impl Ledger {
                 }
                 p.gc_ns.push(event.t_ns);
             }
-            What::Exec | What::Exit => {}
+            What::Exec | What::Exit | What::EveryAlloc { .. } => {}
         }
+    }
+
+    pub fn exact_site(
+        &mut self,
+        (pid, id): (u32, u32),
+        goroutine: bool,
+        type_name: Option<String>,
+        stack: &[u64],
+    ) {
+        let most = self.bounds.sites * 8;
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        let exact = p.exact.get_or_insert_default();
+        if (id as usize) < most {
+            let site = p.sites.of_stack(stack);
+            exact.site(id, site, goroutine, type_name);
+        }
+    }
+
+    pub fn window(&mut self, w: &Window) {
+        let Some(p) = self.processes.get_mut(&w.pid) else { return };
+        let exact = p.exact.get_or_insert_default();
+        exact.covered(w.from_ns, w.to_ns, &p.heap);
+        exact.windows += u64::from(w.opened);
+        exact.hits += w.hits;
+        exact.lost_ns += w.lost_work_ns;
+        exact.period_ns = w.period_ns;
+        for (reason, n) in &w.lost {
+            *exact.lost.entry(reason.clone()).or_default() += n;
+        }
+        let mut counts = Vec::with_capacity(w.counts.len());
+        for c in &w.counts {
+            let tenant = tenant(&mut self.tenants, &p.info, c.label.as_ref());
+            let (site, type_index, goroutine) =
+                exact.known(c.site).unwrap_or((SiteId(0), u32::MAX, false));
+            counts.push((Subject { tenant, site, type_index, goroutine }, c.count, c.bytes));
+        }
+        exact.add(counts.into_iter());
     }
 
     /// What found no room, by name.

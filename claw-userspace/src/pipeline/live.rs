@@ -16,6 +16,7 @@ use super::{
     Finished, Options, Select, View, WatchError,
     clock::{monotonic_ns, wall_ns},
     governor::EventCost,
+    lines::LineWriter,
     sink::Sink,
     watched::{StartError, Watched},
 };
@@ -35,6 +36,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// New processes are looked for this often (`--name`, `--all`).
 const RESCAN: Duration = Duration::from_secs(2);
+/// What a terminal shows is drawn this often.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Watch running processes until the duration is over, all are gone, or a
 /// signal says stop.
@@ -110,6 +113,7 @@ struct Live<'a> {
     sink: Sink,
     started: Instant,
     stop: Stop,
+    stream: Option<LineWriter>,
 }
 
 /// The signals that end a watch. Listened to before anything is attached or
@@ -157,6 +161,10 @@ impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
         let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
+        let stream = match options.exact.as_ref().and_then(|e| e.stream.as_deref()) {
+            Some(path) => Some(LineWriter::create(path)?),
+            None => None,
+        };
         let wall_ns = wall_ns();
         let session = Session {
             execution_id: execution_id(wall_ns),
@@ -170,7 +178,8 @@ impl<'a> Live<'a> {
         let started = Instant::now();
         let mut sink = Sink::new(session, recorder, view);
         let loading = Instant::now();
-        let mut probes = Probes::load(&options.tenants.keys(), options.ring_bytes)?;
+        let mut probes =
+            Probes::load(&options.tenants.keys(), options.ring_bytes, options.exact.is_some())?;
         sink.put(step("Loading BPF programs", "verified by the kernel".into(), loading));
         let calibrating = Instant::now();
         let cost = hit_cost(&mut probes);
@@ -191,6 +200,7 @@ impl<'a> Live<'a> {
             sink,
             started,
             stop,
+            stream,
         })
     }
 
@@ -277,7 +287,8 @@ impl<'a> Live<'a> {
         let mut poll = interval(POLL);
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
-        for i in [&mut poll, &mut rescan, &mut tick] {
+        let mut refresh = interval(REFRESH);
+        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh] {
             i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         tick.tick().await;
@@ -300,6 +311,7 @@ impl<'a> Live<'a> {
                     self.rescan();
                 }
                 _ = tick.tick() => self.tick(),
+                _ = refresh.tick() => self.sink.refresh(),
             }
             let over = matches!(self.select, Select::Pids(_)) && self.targets.is_empty();
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
@@ -311,7 +323,7 @@ impl<'a> Live<'a> {
     }
 
     fn drain(&mut self) {
-        let (targets, sink) = (&mut self.targets, &mut self.sink);
+        let (targets, sink, stream) = (&mut self.targets, &mut self.sink, &mut self.stream);
         let mut execs = Vec::new();
         let mut undecodable = 0u64;
         self.probes.drain(|bytes| match decode(bytes) {
@@ -321,6 +333,13 @@ impl<'a> Live<'a> {
                     execs.push(pid);
                 }
                 if let Some(target) = targets.get_mut(&pid) {
+                    if matches!(event.what, What::EveryAlloc { .. }) {
+                        let line = target.streamed(&event, &mut |item| sink.put(item));
+                        if let (Some(line), Some(stream)) = (line, stream.as_mut()) {
+                            stream.line(&line);
+                        }
+                        return;
+                    }
                     target.items(event, &mut |item| sink.put(item));
                 }
             }
@@ -363,8 +382,9 @@ impl<'a> Live<'a> {
     }
 
     fn gone(&mut self, pid: u32, why: &str) {
-        let Some(target) = self.targets.remove(&pid) else { return };
+        let Some(mut target) = self.targets.remove(&pid) else { return };
         let began = Instant::now();
+        self.close_windows(&mut target);
         for detail in target.stop(&mut self.probes) {
             self.sink.put(step("Restoring", detail, began));
         }
@@ -393,7 +413,14 @@ impl<'a> Live<'a> {
             }
             let sink = &mut self.sink;
             target.look(&mut |item| sink.put(item));
+            let notes = target.windows(&mut |item| sink.put(item));
+            say(sink, notes, self.started);
         }
+    }
+
+    fn close_windows(&mut self, target: &mut Watched) {
+        let notes = target.close_windows(&mut |item| self.sink.put(item));
+        say(&mut self.sink, notes, self.started);
     }
 
     fn tick(&mut self) {
@@ -430,7 +457,17 @@ impl<'a> Live<'a> {
     }
 
     fn finish(mut self) -> Finished {
+        // Windows first: what they saw last belongs to the report.
+        let mut targets = std::mem::take(&mut self.targets);
+        for target in targets.values_mut() {
+            self.close_windows(target);
+        }
+        self.targets = targets;
         self.collect();
+        let failed = self.stream.take().and_then(|s| s.finish().err());
+        if let Some(e) = failed {
+            self.sink.note(&e);
+        }
         let began = Instant::now();
         for (_, target) in std::mem::take(&mut self.targets) {
             for detail in target.stop(&mut self.probes) {
@@ -441,6 +478,16 @@ impl<'a> Live<'a> {
         self.sink.put(step("Detached", format!("after {watched:.0} s"), began));
         self.sink.put(Item::End { t_ns: monotonic_ns() });
         self.sink.finish()
+    }
+}
+
+/// What the governor of exact mode did.
+fn say(sink: &mut Sink, notes: Vec<Result<String, String>>, began: Instant) {
+    for note in notes {
+        match note {
+            Ok(detail) => sink.put(step("Governing overhead", detail, began)),
+            Err(why) => sink.put(failed("Exact mode", why)),
+        }
     }
 }
 

@@ -3,13 +3,21 @@
 //! views (`sink`), or a recording into the engine (`replay`).
 
 mod clock;
+<<<<<<< HEAD
 mod goroutines;
+=======
+mod duty;
+mod every;
+>>>>>>> main
 mod governor;
+mod lines;
 mod live;
 mod looks;
 mod replay;
+mod screen;
 mod sink;
 mod watched;
+mod windows;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -39,11 +47,20 @@ pub struct Options {
     /// Share of the machine's CPU time that probes may take from a target.
     pub max_overhead: f64,
     pub heap_rate: Option<u64>,
+    /// Count every allocation in windows.
+    pub exact: Option<ExactOptions>,
     pub environment: Option<String>,
     pub tenants: Rules,
     pub threshold: f64,
     pub ring_bytes: u32,
     pub record: Option<PathBuf>,
+}
+
+/// How exact mode is run.
+#[derive(Clone, Debug, Default)]
+pub struct ExactOptions {
+    /// Where each allocation is written as a JSON line.
+    pub stream: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +78,8 @@ pub enum WatchError {
     Replay(#[from] record::ReadError),
     #[error("cannot start {command}: {source}")]
     Start { command: String, source: std::io::Error },
+    #[error("cannot write the stream to {path}: {source}")]
+    Stream { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }

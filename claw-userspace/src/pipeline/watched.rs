@@ -8,12 +8,14 @@ use rustc_hash::FxHashSet;
 use super::{
     Options,
     clock::monotonic_ns,
+    every::Every,
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    windows::Watch,
 };
 use crate::{
-    decode::{Event, What},
-    probe::{Attachment, HitCost, Plan, ProbeError, Probes},
+    decode::{Event, Label, What},
+    probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
     stream::{Blocked, Item, Part, TargetInfo},
     symbol::{BinaryCache, Symbolizer},
@@ -96,6 +98,9 @@ pub struct Watched {
     layout: &'static GoLayout,
     bias: u64,
     keys: Vec<String>,
+    default_tenant: Option<String>,
+    /// Counts every allocation, in exact mode.
+    every: Option<Every>,
 }
 
 /// What is known of a target before anything is attached to it.
@@ -162,6 +167,14 @@ impl Watched {
         }
         let t_ns = monotonic_ns();
         let heap_bytes = heap_at_attach(&binary, layout, bias, &memory, &process, sample_rate);
+        let every = start_every(pid, &binary, bias, probes, cost, options);
+        let every = every.map(|started| {
+            started.map_err(|why| blocked.push(Blocked { what: "every allocation".into(), why }))
+        });
+        let every = every.and_then(Result::ok);
+        if let Some((_, detail)) = &every {
+            steps.push(detail.clone());
+        }
         let cgroup = process.cgroup().unwrap_or_default();
         let container = container::of_process(&cgroup, process.namespaced());
         let default = options.tenants.of_process(|rule| match rule {
@@ -187,7 +200,7 @@ impl Watched {
             version: clean(&binary.version.raw),
             stripped: binary.stripped(),
             container,
-            mode: "sampled".into(),
+            mode: if every.is_some() { "exact" } else { "sampled" }.into(),
             sample_rate,
             heap_bytes,
             default_tenant,
@@ -215,6 +228,8 @@ impl Watched {
             layout,
             bias,
             keys: options.tenants.keys(),
+            default_tenant: info.default_tenant.clone(),
+            every: every.map(|(every, _)| every),
         };
         Ok((watched, info, steps))
     }
@@ -250,8 +265,34 @@ impl Watched {
                 self.name_bucket(pid, *bucket, put);
             }
             What::Gc | What::Exec | What::Exit => {}
+            What::EveryAlloc { .. } => return,
         }
         put(Item::Event(event));
+    }
+
+    /// Exact mode: send what was seen since the last call; gives lines for the
+    /// log, errors as such.
+    pub fn windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
+        match &mut self.every {
+            Some(every) => every.take(&mut self.symbolizer, put),
+            None => Vec::new(),
+        }
+    }
+
+    /// Exact mode: end it, and send what was seen last.
+    pub fn close_windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
+        let Some(mut every) = self.every.take() else { return Vec::new() };
+        every.stop();
+        let mut notes = every.take(&mut self.symbolizer, put);
+        notes.extend(every.summary().map(Ok));
+        notes
+    }
+
+    /// One streamed allocation as a JSON line.
+    pub fn streamed(&mut self, event: &Event, put: &mut impl FnMut(Item)) -> Option<String> {
+        let none = self.default_tenant.as_deref().unwrap_or("-");
+        let tenant = |l: Option<&Label>| l.map_or_else(|| none.to_owned(), |l| clean(&l.value));
+        self.every.as_mut()?.line(event, tenant, &mut self.symbolizer, put)
     }
 
     fn is_spurious(&mut self, event: &Event) -> bool {
@@ -373,6 +414,48 @@ impl Watched {
         probes.detach(self.attachment);
         done
     }
+}
+
+/// Begin exact mode where it is wanted; gives a line for the log, or why not.
+fn start_every(
+    pid: u32,
+    binary: &GoBinary,
+    bias: u64,
+    probes: &Probes,
+    cost: HitCost,
+    options: &Options,
+) -> Option<Result<(Every, String), String>> {
+    let (wanted, exact) = (options.exact.as_ref()?, probes.exact()?);
+    let plan = match EveryPlan::of(binary) {
+        Ok(plan) => plan,
+        Err(why) => return Some(Err(why)),
+    };
+    let stepped = plan.points.iter().filter(|p| !p.emulated).count();
+    let detail = format!(
+        "exact mode on process {pid}: {} probes in windows ({}mallocgc and newproc), {}, {}",
+        plan.points.len(),
+        match plan.specialised {
+            0 => String::new(),
+            n => format!("{n} size-specialised functions, "),
+        },
+        if stepped == 0 {
+            "all where the kernel emulates the instruction".to_owned()
+        } else {
+            format!("{stepped} at an instruction that the kernel has to step")
+        },
+        if exact.one_link() { "one link for all" } else { "a perf event each" }
+    );
+    let watch = Watch {
+        pid,
+        exact: Arc::clone(exact),
+        plan,
+        bias,
+        budget: options.max_overhead,
+        trap_ns: if stepped == 0 { cost.emulated } else { cost.stepped },
+        stream: wanted.stream.is_some(),
+    };
+    let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
+    Some(Ok((Every::start(watch, interval_ns), detail)))
 }
 
 fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, StartError> {

@@ -26,6 +26,9 @@ pub struct Report {
     pub execution_log: Vec<LogEntry>,
     pub targets: Vec<Target>,
     pub tenants: Vec<Tenant>,
+    /// Exact mode: what was allocated and started, most bytes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allocations: Vec<Allocation>,
     /// Worst first.
     pub findings: Vec<Finding>,
     pub summary: Summary,
@@ -64,6 +67,50 @@ pub struct Target {
     pub gc_cycles: Option<u64>,
     /// Why it is no longer watched, or null.
     pub gone: Option<String>,
+    /// What exact mode did; only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Exact>,
+}
+
+/// Windows of exact mode in one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exact {
+    pub windows: u64,
+    /// From the first window's start to the latest count.
+    pub span_s: f64,
+    pub covered_s: f64,
+    /// Share of the span, 0 to 1; at 1 the figures are counts.
+    pub coverage: f64,
+    /// How counts became totals: `complete`, `sampler` or `time`.
+    pub scaled_by: String,
+    pub hits: u64,
+    /// Share of the target's work lost to windows, estimate.
+    pub estimated_ratio: f64,
+    /// From one window to the next, s; null while one stays open.
+    pub window_every_s: Option<f64>,
+    /// What was not counted, or not in full, by reason.
+    pub lost: BTreeMap<String, u64>,
+}
+
+/// Allocations, or goroutines started, of one tenant, site and type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Allocation {
+    pub pid: u32,
+    /// `object` or `goroutine`.
+    pub kind: String,
+    pub tenant: String,
+    /// Of the object, or the function that the goroutine runs; null when it
+    /// could not be told.
+    #[serde(rename = "type")]
+    pub type_name: Option<String>,
+    pub site: Site,
+    /// Over the span, as requested from the allocator; null for goroutines.
+    pub bytes: Option<f64>,
+    pub count: f64,
+    pub bytes_per_s: Option<f64>,
+    pub count_per_s: f64,
+    /// 95 % interval of `count_per_s`; null when too little was seen.
+    pub interval95: Option<[f64; 2]>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -89,6 +136,9 @@ pub struct Tenant {
     pub live_bytes_se: Option<f64>,
     pub live_objects: Option<f64>,
     pub alloc_bytes_per_s: Option<f64>,
+    /// 95 % interval of `alloc_bytes_per_s`; only in exact mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc_interval95: Option<[f64; 2]>,
     /// Alive among those created since attach.
     pub goroutines: Option<u64>,
     /// In-use bytes per unit of the tenant's own work, normalised to its own

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::model::{Finding, Kind, Report, Severity, Tenant, Verdict};
+use super::model::{Finding, Kind, Report, Severity, Site, Tenant, Verdict};
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
@@ -45,16 +45,31 @@ impl Style {
 pub fn render(r: &Report, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, r, style);
-    if r.findings.is_empty() {
-        nothing(&mut out, r, style);
-    } else {
-        table(&mut out, r, style);
-        for (i, f) in r.findings.iter().enumerate() {
-            finding(&mut out, i + 1, f, style);
-        }
+    verdicts(&mut out, r, style);
+    for (i, f) in r.findings.iter().enumerate() {
+        finding(&mut out, i + 1, f, style);
     }
     tenants(&mut out, r, style);
+    allocations(&mut out, r, style);
     out
+}
+
+/// The report without the findings' details: what fits a screen.
+pub fn overview(r: &Report, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, r, style);
+    verdicts(&mut out, r, style);
+    tenants(&mut out, r, style);
+    allocations(&mut out, r, style);
+    out
+}
+
+fn verdicts(out: &mut String, r: &Report, style: Style) {
+    if r.findings.is_empty() {
+        nothing(out, r, style);
+    } else {
+        table(out, r, style);
+    }
 }
 
 // Writing to a String cannot fail, so the results of `writeln!` are dropped
@@ -259,6 +274,59 @@ fn tenant_row(t: &Tenant) -> String {
     )
 }
 
+fn allocations(out: &mut String, r: &Report, style: Style) {
+    for (t, e) in r.targets.iter().filter_map(|t| Some((t, t.exact.as_ref()?))) {
+        let how = match e.scaled_by.as_str() {
+            "complete" => "every allocation was counted".to_owned(),
+            by => format!(
+                "{} windows saw {:.2} % of {}, scaled by {}",
+                e.windows,
+                e.coverage * 100.0,
+                seconds(e.span_s),
+                if by == "sampler" { "the runtime's own sampler" } else { "time" }
+            ),
+        };
+        let cost = e.estimated_ratio * 100.0;
+        line!(out);
+        wrapped(
+            out,
+            &format!(
+                "Allocations in {} (pid {}): {how}; cost {cost:.2} % of its work",
+                t.name, t.pid
+            ),
+            "",
+            "  ",
+        );
+    }
+    if r.allocations.is_empty() {
+        return;
+    }
+    let header = format!(
+        " {:<14} {:<22} {:<24} {:>10} {:>10} {:>12}",
+        "TENANT", "TYPE", "SITE", "BYTES/S", "COUNT/S", "95 % ±"
+    );
+    line!(out, "{}", style.dim(&header));
+    for a in r.allocations.iter().take(MOST_TENANTS) {
+        let half = a.interval95.map(|[low, high]| {
+            if a.count_per_s > 0.0 { (high - low) / 2.0 / a.count_per_s * 100.0 } else { 0.0 }
+        });
+        let (name, subject) = (a.type_name.as_deref().unwrap_or("-"), a.kind == "goroutine");
+        let text = format!(
+            " {:<14} {:<22} {:<24} {:>10} {:>10.0} {:>12}",
+            cut(&a.tenant, 14),
+            cut(&if subject { format!("go {name}") } else { name.to_owned() }, 22),
+            site_place(&a.site, 24),
+            a.bytes_per_s.map_or_else(|| "-".into(), bytes),
+            a.count_per_s,
+            half.map_or_else(|| "-".into(), |h| format!("{h:.1} %")),
+        );
+        line!(out, "{text}");
+    }
+    if r.allocations.len() > MOST_TENANTS {
+        line!(out, " … {} more", r.allocations.len() - MOST_TENANTS);
+    }
+}
+
 /// The name that serde gives an enum's value: one spelling everywhere.
 fn word<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
@@ -273,13 +341,17 @@ fn growth(f: &Finding) -> String {
 }
 
 fn place(f: &Finding, width: usize) -> String {
-    match (&f.site.file, f.site.line) {
+    site_place(&f.site, width)
+}
+
+fn site_place(site: &Site, width: usize) -> String {
+    match (&site.file, site.line) {
         (Some(file), Some(line)) => {
             let name = file.rsplit('/').take(2).collect::<Vec<_>>();
             let name: Vec<&str> = name.into_iter().rev().collect();
             cut_left(&format!("{}:{line}", name.join("/")), width)
         }
-        _ => cut(&f.site.function, width),
+        _ => cut(&site.function, width),
     }
 }
 

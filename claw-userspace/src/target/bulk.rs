@@ -16,7 +16,7 @@ const GAP: u64 = 2048;
 /// Bytes of one range, and of all ranges that are read before they are handed
 /// out.
 const MOST_RANGE: u64 = 1 << 20;
-const MOST_BATCH: usize = 16 << 20;
+const MOST_BATCH: usize = 2 << 20;
 
 /// Read all `pieces`; `each` gets the index and, where it could be read, the
 /// bytes of every one, in the order of their addresses.

@@ -91,6 +91,7 @@ pub struct GoBinary {
     pub build: BuildInfo,
     table: Pclntab<FileRegion>,
     gofunc: Option<u64>,
+    types: Option<[u64; 2]>,
     text: FuncRange,
     functions: Vec<(&'static str, FuncRange)>,
 }
@@ -113,7 +114,16 @@ impl GoBinary {
         let ranges = table.find(&FUNCTIONS)?;
         let functions =
             FUNCTIONS.into_iter().zip(ranges).filter_map(|(n, r)| Some((n, r?))).collect();
-        Ok(Self { elf, version, build, table, gofunc: module.gofunc, text, functions })
+        Ok(Self {
+            elf,
+            version,
+            build,
+            table,
+            gofunc: module.gofunc,
+            types: module.types,
+            text,
+            functions,
+        })
     }
 
     pub fn elf(&self) -> &Elf {
@@ -160,6 +170,17 @@ impl GoBinary {
         let mut code = vec![0; len];
         self.elf.read(range.entry, &mut code)?;
         Ok(code)
+    }
+
+    /// Addresses between which type descriptors lie, where that is known.
+    pub fn types(&self) -> Option<[u64; 2]> {
+        self.types
+    }
+
+    /// The function whose code contains `vaddr`, with its own name.
+    pub fn function_at(&self, vaddr: u64) -> Option<(String, FuncRange)> {
+        let f = self.table.func(vaddr)?;
+        Some((self.table.name(&f)?, f.range))
     }
 
     pub fn file_offset(&self, vaddr: u64) -> Option<u64> {

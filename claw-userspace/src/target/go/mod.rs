@@ -13,6 +13,7 @@ pub mod pclntab;
 pub mod rate;
 pub mod snapshot;
 pub mod unwind;
+pub mod types;
 pub mod variables;
 pub mod version;
 pub mod waits;

@@ -18,6 +18,8 @@ pub struct ModuleData {
     /// Address that funcdata is relative to; `None` when this Go version's
     /// layout is not known, and then inlined calls are not shown.
     pub gofunc: Option<u64>,
+    /// Where type descriptors and their names lie; `None` as above.
+    pub types: Option<[u64; 2]>,
 }
 
 /// Offset of `moduledata.gofunc`. 1.20 added covctrs/ecovctrs before it, 1.27
@@ -27,6 +29,16 @@ fn gofunc_offset(version: &GoVersion) -> Option<u64> {
         (1, 18..=19) => Some(304),
         (1, 20..=26) => Some(320),
         (1, 27) => Some(344),
+        _ => None,
+    }
+}
+
+/// Offsets of `moduledata.types` and `etypes`.
+fn types_offsets(version: &GoVersion) -> Option<[u64; 2]> {
+    match (version.major, version.minor) {
+        (1, 18..=19) => Some([280, 288]),
+        (1, 20..=26) => Some([296, 304]),
+        (1, 27) => Some([296, 312]),
         _ => None,
     }
 }
@@ -76,7 +88,10 @@ impl ModuleData {
             return None;
         }
         let gofunc = gofunc_offset(version).and_then(&word).filter(|a| elf.segment(*a).is_some());
-        Some(Self { text, gofunc })
+        let types = types_offsets(version)
+            .and_then(|[start, end]| Some([word(start)?, word(end)?]))
+            .filter(|[start, end]| start < end && elf.segment(*start).is_some());
+        Some(Self { text, gofunc, types })
     }
 }
 
