@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod goroutines;
 mod layouts;
 mod symbols;
 mod tables;

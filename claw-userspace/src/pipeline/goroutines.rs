@@ -55,7 +55,9 @@ pub enum DumpError {
     Machine { name: String },
     #[error("{name}: goroutines cannot be found: {source}")]
     Variable { name: String, source: VariableError },
-    #[error("process {0}: not permitted to read its memory: run as root, or see `claw-ebpf doctor`")]
+    #[error(
+        "process {0}: not permitted to read its memory: run as root, or see `claw-ebpf doctor`"
+    )]
     Permission(u32),
     #[error("process {pid}: its memory cannot be read: {source}")]
     Memory { pid: u32, source: std::io::Error },
@@ -108,8 +110,7 @@ fn dead(path: &Path, exe: Option<&Path>, system: bool) -> Result<Dump, DumpError
     let core = GoCore::open(path, exe)?;
     let name = format!("core {}", path.display());
     let process = core.exe.file_name().map(|n| n.to_string_lossy().into_owned());
-    let registers: Vec<Registers> =
-        core.core.notes.threads.iter().map(|t| (t.pc, t.sp)).collect();
+    let registers: Vec<Registers> = core.core.notes.threads.iter().map(|t| (t.pc, t.sp)).collect();
     let about = About {
         name,
         pid: core.core.notes.pid.unwrap_or(0),
@@ -338,8 +339,7 @@ impl<M: Memory> Grouper<'_, M> {
     /// `isSystemGoroutine`: the runtime's own, unless it calls back into the
     /// user's code.
     fn is_system(&mut self, g: &Goroutine, stack: StackState, s: &Snapshot) -> bool {
-        const USERS: [&str; 3] =
-            ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
+        const USERS: [&str; 3] = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
         const CALLBACKS: [&str; 3] =
             ["runtime.runfinq", "runtime.runFinalizers", "runtime.runCleanups"];
         let Some(start) = self.names.function(g.startpc) else { return false };

@@ -3,12 +3,9 @@
 //! views (`sink`), or a recording into the engine (`replay`).
 
 mod clock;
-<<<<<<< HEAD
-mod goroutines;
-=======
 mod duty;
 mod every;
->>>>>>> main
+mod goroutines;
 mod governor;
 mod lines;
 mod live;
@@ -16,6 +13,7 @@ mod looks;
 mod replay;
 mod screen;
 mod sink;
+mod still;
 mod watched;
 mod windows;
 
