@@ -238,9 +238,10 @@ impl Names {
         frames
     }
 
-    /// The function itself, not what is inlined at its start.
-    fn function(&mut self, entry: u64) -> Option<String> {
-        self.of(entry.wrapping_add(1)).last().map(|f| f.function.clone())
+    /// The function itself, also a wrapper.
+    fn function(&self, entry: u64) -> Option<String> {
+        let step = self.symbolizer.binary().unwind_step(entry.wrapping_sub(self.bias))?;
+        Some(clean(&step.function))
     }
 }
 

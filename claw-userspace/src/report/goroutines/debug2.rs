@@ -25,7 +25,7 @@ pub fn render(d: &Dump) -> String {
         if let Some(f) = shown {
             let parent = m.parent.map(|p| format!(" in goroutine {p}")).unwrap_or_default();
             let _ = writeln!(out, "created by {}{parent}", f.function);
-            place(&mut out, f);
+            place(&mut out, f, false);
         }
     }
     out
@@ -36,18 +36,26 @@ fn stack(out: &mut String, g: &Group) {
         out.push_str("\tgoroutine running on other thread; stack unavailable\n");
         return;
     }
-    for (i, f) in g.stack.iter().enumerate().filter(|(i, f)| is_shown(&f.function, *i == 0)) {
-        let _ = i;
-        let _ = writeln!(out, "{}(...)", f.function);
-        place(out, f);
+    let mut trapped = false;
+    for (i, f) in g.stack.iter().enumerate() {
+        if is_shown(&f.function, i == 0) {
+            // As `printFuncName` has it.
+            let name = if f.function == "runtime.gopanic" { "panic" } else { &f.function };
+            let _ = writeln!(out, "{name}(...)");
+            place(out, f, trapped);
+        }
+        trapped = ["runtime.sigpanic", "runtime.asyncPreempt"].contains(&f.function.as_str());
     }
 }
 
-fn place(out: &mut String, f: &Frame) {
+/// `trapped`: no call led away from it, so what is kept is one more than its
+/// address.
+fn place(out: &mut String, f: &Frame, trapped: bool) {
     let file = f.file.as_deref().unwrap_or("?");
     let _ = write!(out, "\t{file}:{}", f.line.unwrap_or(0));
-    if !f.inlined && f.offset > 0 {
-        let _ = write!(out, " +{:#x}", f.offset);
+    // One byte in, it stands at the entry itself.
+    if !f.inlined && f.offset > 1 {
+        let _ = write!(out, " +{:#x}", f.offset - u64::from(trapped));
     }
     out.push('\n');
 }

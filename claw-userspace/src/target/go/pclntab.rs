@@ -64,6 +64,8 @@ pub struct Func {
     cu: u32,
     /// 0 before Go 1.20.
     pub start_line: u32,
+    /// `abi.FuncID`.
+    pub id: u8,
     flags: u8,
     nfuncdata: u8,
 }
@@ -217,6 +219,7 @@ impl<B: Bytes> Pclntab<B> {
             cu: field(32),
             start_line: if self.go120 { field(36) } else { 0 },
             // `funcID, flag, [1]byte, nfuncdata` end the record.
+            id: f[len - 4],
             flags: f[len - 3],
             nfuncdata: f[len - 1],
         })
