@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod blocked;
 mod container;
 mod errors;
 mod exact;

@@ -5,6 +5,7 @@
 mod common;
 
 mod cores;
+mod goroutines;
 mod heap;
 mod layouts;
 mod symbols;

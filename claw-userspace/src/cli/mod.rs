@@ -4,6 +4,7 @@
 mod args;
 mod discover;
 mod doctor;
+mod goroutines;
 mod heap;
 mod replay;
 mod run;
@@ -12,7 +13,10 @@ mod watch;
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
-use claw_ebpf::{heap::HeapError, pipeline::WatchError};
+use claw_ebpf::{
+    heap::HeapError,
+    pipeline::{DumpError, WatchError},
+};
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ enum Verb {
     Run(run::Args),
     /// Show a program's heap as its runtime accounts for it, since it started
     Heap(heap::Args),
+    /// List every goroutine of a running Go process or a core dump, by stack
+    Goroutines(goroutines::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
 }
@@ -76,7 +82,8 @@ fn print(text: &str) -> std::io::Result<()> {
 pub fn error_code(error: &anyhow::Error) -> u8 {
     let watch = matches!(error.downcast_ref(), Some(WatchError::NotPermitted(_)));
     let heap = matches!(error.downcast_ref(), Some(HeapError::NotPermitted(_)));
-    if watch || heap { 3 } else { 2 }
+    let dump = error.downcast_ref::<DumpError>().is_some_and(DumpError::is_permission);
+    if watch || heap || dump { 3 } else { 2 }
 }
 
 impl Cli {
@@ -89,6 +96,7 @@ impl Cli {
             Verb::Watch(args) => watch::run(args),
             Verb::Run(args) => run::run(args),
             Verb::Heap(args) => heap::run(&args),
+            Verb::Goroutines(args) => goroutines::run(&args),
             Verb::Replay(args) => replay::run(&args),
         }
     }

@@ -7,6 +7,7 @@
 mod before;
 mod exact;
 mod lifetimes;
+mod places;
 mod population;
 mod site;
 
@@ -17,12 +18,13 @@ use rustc_hash::FxHashMap;
 pub use before::Before;
 pub use exact::{Estimate, Exact, Scale, Subject};
 pub use lifetimes::Lifetimes;
+pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
 pub use site::{Site, SiteId, Sites};
 
 use crate::{
     decode::{Event, Label, What},
-    stream::{Blocked, Part, TargetInfo, Window},
+    stream::{Blocked, Part, Still, TargetInfo, Window},
     target::go::memprofile::sampled_share,
     tenant::{TenantId, TenantTable},
 };
@@ -59,6 +61,8 @@ pub struct Process {
     pub heap: Population,
     pub goroutines: Population,
     pub before: Before,
+    /// Goroutines that stand still.
+    pub places: Places,
     pub gc_cycles: u32,
     /// Times of the latest cycles, newest last.
     pub gc_ns: Vec<u64>,
@@ -93,6 +97,7 @@ impl Ledger {
             heap: heap(b, info.t_ns),
             goroutines: goroutines(b, info.t_ns),
             before: Before::new(owner(&mut self.tenants, &info)),
+            places: Places::new(GOROUTINE_PROOF, b.live, b.groups, info.t_ns),
             gc_cycles: 0,
             gc_ns: Vec::new(),
             events: 0,
@@ -216,6 +221,13 @@ impl Ledger {
         }
     }
 
+    /// A goroutine stands still.
+    pub fn still(&mut self, s: &Still) {
+        let Some(p) = self.processes.get_mut(&s.pid) else { return };
+        let tenant = tenant(&mut self.tenants, &p.info, s.label.as_ref());
+        p.places.still(s, tenant, &mut p.sites);
+    }
+
     pub fn exact_site(
         &mut self,
         (pid, id): (u32, u32),
@@ -258,7 +270,7 @@ impl Ledger {
         let sum = |f: fn(&Process) -> u64| self.processes.values().map(f).sum::<u64>();
         BTreeMap::from([
             ("ledger_samples", sum(|p| p.heap.forgotten)),
-            ("ledger_goroutines", sum(|p| p.goroutines.forgotten)),
+            ("ledger_goroutines", sum(|p| p.goroutines.forgotten + p.places.population.forgotten)),
             ("ledger_sites", sum(|p| p.sites.forgotten)),
             ("missed_frees", sum(|p| p.heap.missed_deaths)),
             ("tenants_over_bound", self.tenants.overflowed),

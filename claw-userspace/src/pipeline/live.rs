@@ -430,6 +430,7 @@ impl<'a> Live<'a> {
             }
             let sink = &mut self.sink;
             target.look(&mut |item| sink.put(item));
+            target.look_for_still(&mut |item| sink.put(item));
             let notes = target.windows(&mut |item| sink.put(item));
             say(sink, notes, self.started);
         }

@@ -5,6 +5,7 @@
 mod clock;
 mod duty;
 mod every;
+mod goroutines;
 mod governor;
 mod lines;
 mod live;
@@ -12,6 +13,7 @@ mod looks;
 mod replay;
 mod screen;
 mod sink;
+mod still;
 mod watched;
 mod windows;
 
@@ -19,6 +21,7 @@ use std::{path::PathBuf, time::Duration};
 
 use regex::Regex;
 
+pub use goroutines::{DumpError, Source, goroutines};
 pub use live::{run_command, watch};
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};

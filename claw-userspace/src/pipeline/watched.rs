@@ -13,13 +13,14 @@ use super::{
     every::Every,
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    still::StillLooks,
     windows::Watch,
 };
 use crate::{
     decode::{Event, Label, What},
     probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
-    stream::{Blocked, Item, Part, TargetInfo},
+    stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
     symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
         container, discover,
@@ -97,6 +98,7 @@ pub struct Watched {
     trap_ns: f64,
     /// Stands in for goroutine probes that cost too much.
     looks: Option<Looks>,
+    still: Option<StillLooks>,
     layout: &'static GoLayout,
     bias: u64,
     keys: Vec<String>,
@@ -214,6 +216,10 @@ impl Watched {
             labels_before_default,
             blocked,
         };
+        let keys = options.tenants.keys();
+        let still = ALLGS
+            .find(&binary)
+            .map(|a| StillLooks::new(pid, a.wrapping_add(bias), layout, keys.clone()));
         let slow = plan.points.iter().any(|p| !p.emulated);
         let settling = changed.is_some().then(|| Settling {
             until_ns: t_ns + SETTLE_NS,
@@ -232,9 +238,10 @@ impl Watched {
             governor: Governor::new(t_ns),
             trap_ns: if slow { cost.stepped } else { cost.emulated },
             looks: None,
+            still: still.ok(),
             layout,
             bias,
-            keys: options.tenants.keys(),
+            keys,
             default_tenant: info.default_tenant.clone(),
             every: every.map(|(every, _)| every),
             at_attach: profile.filter(|p| p.rate > 0),
@@ -412,6 +419,35 @@ impl Watched {
                 part: Part::Goroutines,
                 why: format!("they cannot be read from its memory: {e}"),
             }),
+        }
+    }
+
+    /// Look for goroutines that stand still, where that is due.
+    pub fn look_for_still(&mut self, put: &mut impl FnMut(Item)) {
+        let began = monotonic_ns();
+        let Some(mut still) = self.still.take_if(|s| s.is_due(began)) else { return };
+        let pid = self.process.pid;
+        let binary = self.symbolizer.shared();
+        match still.look(&self.memory, (&binary, self.bias), began) {
+            Ok(items) => {
+                for item in items {
+                    if let Item::Still(s) = &item {
+                        self.name(pid, &s.stack, put);
+                        self.name(pid, &[s.gopc], put);
+                    }
+                    put(item);
+                }
+                still.took(began, monotonic_ns());
+                self.still = Some(still);
+            }
+            Err(_) if !self.process.is_alive() => {}
+            Err(e) => put(Item::Step(Step {
+                t_ns: began,
+                action: "Reading goroutines".to_owned(),
+                detail: format!("process {pid}: where they wait is not known: {e}"),
+                status: StepStatus::Blocked,
+                elapsed_ms: 0,
+            })),
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod exit;
 pub mod folded;
+pub mod goroutines;
 pub mod heap;
 pub mod json;
 pub mod live;

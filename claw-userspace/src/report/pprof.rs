@@ -185,13 +185,17 @@ impl Builder {
     }
 
     fn function(&mut self, f: &Frame) -> u64 {
-        let key = (clean(&f.function), clean(&f.file));
+        self.function_named(&f.function, &f.file, f.start_line)
+    }
+
+    pub(super) fn function_named(&mut self, name: &str, file: &str, start_line: u32) -> u64 {
+        let key = (clean(name), clean(file));
         if let Some(id) = self.functions.get(&key) {
             return *id;
         }
         let id = self.profile.function.len() as u64 + 1;
         let (name, filename) = (self.string(&key.0), self.string(&key.1));
-        let start_line = i64::from(f.start_line);
+        let start_line = i64::from(start_line);
         self.profile.function.push(Function { id, name, system_name: name, filename, start_line });
         self.functions.insert(key, id);
         id

@@ -59,6 +59,10 @@ impl Symbolizer {
         &self.binary
     }
 
+    pub fn shared(&self) -> Arc<GoBinary> {
+        Arc::clone(&self.binary)
+    }
+
     /// `bias` is what was added to the file's addresses when it was loaded.
     pub fn new(pid: u32, binary: Arc<GoBinary>, bias: u64) -> Self {
         Self { pid, binary, bias, native: None, cache: FxHashMap::default() }

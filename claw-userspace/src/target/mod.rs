@@ -1,6 +1,7 @@
 //! Processes and their binaries: finding them, knowing what they are, reading
 //! their memory.
 
+pub mod bulk;
 pub mod capability;
 pub mod container;
 pub mod core;
