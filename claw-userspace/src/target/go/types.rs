@@ -90,19 +90,17 @@ fn last_address(
     found.map(|(_, address)| address)
 }
 
-/// What the runtime's functions on the stack, leaf first, say of an object for
-/// which the allocator was given no type: it holds no pointers.
-pub fn of_runtime(functions: &[&str]) -> Option<Untyped> {
-    functions.iter().find_map(|f| {
-        Some(match f.strip_prefix("runtime.")? {
-            "rawstring" | "rawstringtmp" | "concatstrings" | "slicebytetostring"
-            | "slicerunetostring" | "intstring" | "gostring" => Untyped::Named("string"),
-            "stringtoslicebyte" | "rawbyteslice" => Untyped::Named("[]uint8"),
-            "stringtoslicerune" | "rawruneslice" => Untyped::Named("[]int32"),
-            "growslice" | "makeslice" | "makeslicecopy" => Untyped::SliceOf,
-            "makechan" => Untyped::Same,
-            _ => return None,
-        })
+/// What the runtime function that called the allocator says of an object for
+/// which it gave no type: it holds no pointers.
+pub fn of_runtime(function: &str) -> Option<Untyped> {
+    Some(match function.strip_prefix("runtime.")? {
+        "rawstring" | "rawstringtmp" | "concatstrings" | "slicebytetostring"
+        | "slicerunetostring" | "intstring" | "gostring" => Untyped::Named("string"),
+        "stringtoslicebyte" | "rawbyteslice" => Untyped::Named("[]uint8"),
+        "stringtoslicerune" | "rawruneslice" => Untyped::Named("[]int32"),
+        "growslice" | "makeslice" | "makeslicecopy" => Untyped::SliceOf,
+        "makechan" => Untyped::Same,
+        _ => return None,
     })
 }
 
@@ -150,10 +148,9 @@ mod tests {
 
     #[test]
     fn runtime_functions_tell_strings_and_slices() {
-        let of = |f: &[&str]| of_runtime(f);
-        assert_eq!(of(&["runtime.mallocgc", "runtime.growslice"]), Some(Untyped::SliceOf));
-        assert_eq!(of(&["runtime.mallocgc", "runtime.rawstring"]), Some(Untyped::Named("string")));
-        assert_eq!(of(&["runtime.mallocgc", "runtime.newobject"]), None);
-        assert_eq!(of(&["main.growslice"]), None);
+        assert_eq!(of_runtime("runtime.growslice"), Some(Untyped::SliceOf));
+        assert_eq!(of_runtime("runtime.rawstring"), Some(Untyped::Named("string")));
+        assert_eq!(of_runtime("runtime.newobject"), None);
+        assert_eq!(of_runtime("main.growslice"), None);
     }
 }
