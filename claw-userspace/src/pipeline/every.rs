@@ -267,7 +267,7 @@ impl Every {
         // Older kernels leave the caller out when a probe sits at `push rbp`.
         if goroutine {
             stack = vec![key.caller];
-        } else if stack.get(1) != Some(&key.caller) && key.caller != 0 {
+        } else if !stack.iter().take(2).any(|pc| *pc == key.caller) && key.caller != 0 {
             stack.insert(stack.len().min(1), key.caller);
         }
         let type_name = if goroutine {

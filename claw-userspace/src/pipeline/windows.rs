@@ -30,6 +30,8 @@ const NAP: Duration = Duration::from_millis(50);
 const REPORT_NS: u64 = 1_000_000_000;
 /// Time over which the CPUs that the target uses are averaged, ns.
 const USAGE_NS: u64 = 500_000_000;
+/// Threads that are looked at for it.
+const MOST_TASKS: usize = 512;
 
 /// What a window, or the latest part of one that stays open, has seen.
 #[derive(Debug, Default)]
@@ -240,13 +242,20 @@ impl Keeper {
 struct Usage {
     pid: u32,
     at_ns: u64,
-    ticks: Option<u64>,
+    times: Option<Times>,
     used: f64,
+}
+
+/// ns that all threads have run, and have waited for a CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Times {
+    run: u64,
+    wait: u64,
 }
 
 impl Usage {
     fn new(pid: u32, now_ns: u64) -> Self {
-        Self { pid, at_ns: now_ns, ticks: cpu_ticks(pid), used: 1.0 }
+        Self { pid, at_ns: now_ns, times: Times::read(pid), used: 1.0 }
     }
 
     fn look(&mut self, now_ns: u64) {
@@ -254,19 +263,52 @@ impl Usage {
         if elapsed < USAGE_NS {
             return;
         }
-        let ticks = cpu_ticks(self.pid);
-        if let (Some(old), Some(new)) = (self.ticks, ticks) {
-            // A tick is 10 ms on every Linux: USER_HZ is part of the ABI.
-            self.used = new.saturating_sub(old) as f64 * 1e7 / elapsed as f64;
+        let times = Times::read(self.pid);
+        if let (Some(old), Some(new)) = (self.times, times) {
+            self.used = used(old, new, elapsed as f64);
         }
-        (self.ticks, self.at_ns) = (ticks, now_ns);
+        (self.times, self.at_ns) = (times, now_ns);
     }
 }
 
-/// utime and stime of proc(5): fields 14 and 15, 12th and 13th after the name.
-fn cpu_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace().skip(11);
-    let mut number = || fields.next()?.parse::<u64>().ok();
-    number()?.checked_add(number()?)
+/// What a ns of lost CPU time is divided by to give the share of the work that
+/// is lost: the CPUs that a target has which wants more, one for a target that
+/// idles and so loses nothing by working a little longer.
+fn used(old: Times, new: Times, elapsed_ns: f64) -> f64 {
+    let share = |old: u64, new: u64| new.saturating_sub(old) as f64 / elapsed_ns;
+    let (run, wait) = (share(old.run, new.run), share(old.wait, new.wait));
+    let wanted = run + wait;
+    if wanted <= 0.0 { 1.0 } else { (run / wanted.min(1.0)).max(0.05) }
+}
+
+impl Times {
+    /// `/proc/PID/task/TID/schedstat`: ns run, ns waited, slices.
+    fn read(pid: u32) -> Option<Self> {
+        let mut sum = Self { run: 0, wait: 0 };
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().take(MOST_TASKS)
+        {
+            // A thread that just ended.
+            let Ok(text) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let mut numbers = text.split_ascii_whitespace().map_while(|n| n.parse::<u64>().ok());
+            sum.run = sum.run.saturating_add(numbers.next()?);
+            sum.wait = sum.wait.saturating_add(numbers.next()?);
+        }
+        Some(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_starved_target_loses_more_than_an_idle_one() {
+        let from = Times { run: 0, wait: 0 };
+        let of = |run: u64, wait: u64| used(from, Times { run, wait }, 1000.0);
+        assert!((of(10, 0) - 1.0).abs() < 1e-9, "it idles");
+        assert!((of(2000, 0) - 2.0).abs() < 1e-9, "two CPUs");
+        assert!((of(400, 700) - 0.4).abs() < 1e-9, "it gets less than one of what it wants");
+        assert!((of(0, 0) - 1.0).abs() < 1e-9 && of(0, 5000) > 0.0);
+        assert!(Times::read(std::process::id()).is_some_and(|t| t.run > 0));
+    }
 }
