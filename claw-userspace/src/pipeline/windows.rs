@@ -32,7 +32,7 @@ const REPORT_NS: u64 = 1_000_000_000;
 const USAGE_NS: u64 = 500_000_000;
 /// What a hit costs over the trap and the program: the caches that both push
 /// out. Measured on an allocation loop, as work lost over the direct cost.
-const INDIRECT: f64 = 1.45;
+const INDIRECT: f64 = 1.8;
 /// Threads that are looked at for it.
 const MOST_TASKS: usize = 512;
 
