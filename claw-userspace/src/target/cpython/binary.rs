@@ -30,6 +30,16 @@ impl PythonError {
     pub fn is_not_python(&self) -> bool {
         matches!(self, Self::NotPython)
     }
+
+    pub fn is_not_permitted(&self) -> bool {
+        let denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+        match self {
+            Self::Process(ProcessError::Permission(_)) => true,
+            Self::Elf(ElfError::Io(e)) => denied(e),
+            Self::Memory(e) => denied(&e.source),
+            _ => false,
+        }
+    }
 }
 
 /// 3.`minor`.`patch`
@@ -197,8 +207,12 @@ fn from_rodata(elf: &Elf) -> Option<Version> {
     bytes.split(|b| *b == 0).find_map(version_text)
 }
 
+/// The linker may have merged it into the tail of a longer constant: a path
+/// such as `/usr/lib/3.9.18`.
 fn version_text(text: &[u8]) -> Option<Version> {
-    let text = std::str::from_utf8(text).ok().filter(|t| (5..12).contains(&t.len()))?;
+    let part = |b: &u8| b.is_ascii_digit() || matches!(b, b'.' | b'+');
+    let start = text.iter().rposition(|b| !part(b)).map_or(0, |i| i + 1);
+    let text = std::str::from_utf8(text.get(start..)?).ok()?;
     let (minor, patch) = text.strip_prefix("3.")?.split_once('.')?;
     let patch = patch.trim_end_matches('+');
     let minor: u8 = minor.parse().ok().filter(|m| (8..=10).contains(m))?;
@@ -222,6 +236,7 @@ mod tests {
         assert_eq!(from_hex(0x0207_12f0), None);
         assert_eq!(version_text(b"3.9.18"), Some(Version { minor: 9, patch: 18 }));
         assert_eq!(version_text(b"3.10.13+").unwrap().to_string(), "3.10.13");
+        assert_eq!(version_text(b"/opt/Python-3.8.18"), Some(Version { minor: 8, patch: 18 }));
         for other in [&b"3.0.15"[..], b"3.8", b"1.2.11", b"3.9.x", b"", b"\xff\xff\xff\xff\xff"] {
             assert_eq!(version_text(other), None);
         }

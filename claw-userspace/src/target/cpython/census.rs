@@ -257,8 +257,6 @@ impl<M: Memory> Walk<'_, M> {
 }
 
 fn keep_largest(containers: &mut Vec<Container>) {
-    containers.sort_unstable_by(|a, b| {
-        b.elements.cmp(&a.elements).then(a.address.cmp(&b.address))
-    });
+    containers.sort_unstable_by(|a, b| b.elements.cmp(&a.elements).then(a.address.cmp(&b.address)));
     containers.truncate(MOST_CONTAINERS);
 }

@@ -5,6 +5,7 @@ pub mod binary;
 pub mod census;
 pub mod holder;
 pub mod layout;
+pub mod live;
 pub mod object;
 pub mod pool;
 pub mod regions;

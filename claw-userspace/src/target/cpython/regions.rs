@@ -115,10 +115,8 @@ garbage";
         for page in [0x1_2000, 0x1_3000, 0x1_4000, 0x3_0000] {
             r.add(page, within, 0x4000);
         }
-        let want = [
-            Region { start: 0x1_1000, end: 0x1_8000 },
-            Region { start: 0x3_0000, end: 0x3_4000 },
-        ];
+        let want =
+            [Region { start: 0x1_1000, end: 0x1_8000 }, Region { start: 0x3_0000, end: 0x3_4000 }];
         assert_eq!(r.regions, want);
     }
 
