@@ -18,7 +18,7 @@ fn objects(census: &Census, name: &str) -> u64 {
 fn counts_and_holders_of_every_python() {
     for path in all() {
         let mut running = Running::start(&path, "census.py");
-        let said = running.line();
+        let (said, blocks) = (running.line(), running.line());
         let (python, memory) = running.open();
         let at = format!("{} {}", path.display(), python.version);
         assert_eq!(python.version.to_string(), said["version"], "{at}");
@@ -27,9 +27,14 @@ fn counts_and_holders_of_every_python() {
         let reader = Objects { memory: &memory, layout, types: python.types };
         let resident = regions::resident(running.child.id(), layout.pool_size as u64).unwrap();
         let census = census::take(&reader, &resident.regions);
-        let blocks = said["blocks"].as_u64().unwrap();
-        // Saying it takes some blocks of its own.
-        assert!(census.blocks().abs_diff(blocks) < 300, "{at}: {} {blocks}", census.blocks());
+        let blocks = blocks.as_u64().unwrap();
+        // The interpreter's figure is some hundred above the sum of its pools'
+        // own counts, which the census equals.
+        assert!(
+            census.blocks().abs_diff(blocks) < blocks / 50,
+            "{at}: {} {blocks}",
+            census.blocks()
+        );
         assert_eq!(census.torn, (0, 0), "{at}: it stands still");
 
         let counts = said["counts"].as_object().unwrap();

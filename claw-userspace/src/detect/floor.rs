@@ -44,6 +44,10 @@ pub fn rise(series: &[(f64, f64)], floor_per_minute: f64) -> Option<Rise> {
     let rising = floor.windows(2).filter(|w| w[1].1 > w[0].1).count();
     let share = rising as f64 / (n - 1) as f64;
     let (slope, error) = regression(&floor)?;
+    // It still goes on: of the two newest steps one rose.
+    if floor.get(n - 3).is_some_and(|p| p.1 >= last.1) {
+        return None;
+    }
     let middle = n / 2;
     let (early, _) = regression(floor.get(..=middle)?)?;
     let (late, _) = regression(floor.get(middle..)?)?;

@@ -26,21 +26,28 @@ const SWAPPED: u64 = 1 << 62;
 
 /// Private writable anonymous mappings. pymalloc's arenas are mapped without a
 /// name; the heap and stacks belong to others.
+/// Adjoining ones are one region: a pool may lie across their border.
 pub fn anonymous(maps: &str) -> Vec<Region> {
-    maps.lines()
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let (start, end) = fields.next()?.split_once('-')?;
-            let permissions = fields.next()?;
-            let inode = fields.nth(2)?;
-            let name = fields.next().unwrap_or("");
-            let anonymous = inode == "0" && (name.is_empty() || name.starts_with("[anon"));
-            let hex = |s| u64::from_str_radix(s, 16).ok();
-            let region = Region { start: hex(start)?, end: hex(end)? };
-            (permissions.starts_with("rw-p") && anonymous && region.start < region.end)
-                .then_some(region)
-        })
-        .collect()
+    let mut found: Vec<Region> = Vec::new();
+    for region in maps.lines().filter_map(anonymous_mapping) {
+        match found.last_mut() {
+            Some(last) if last.end == region.start => last.end = region.end,
+            _ => found.push(region),
+        }
+    }
+    found
+}
+
+fn anonymous_mapping(line: &str) -> Option<Region> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?;
+    let inode = fields.nth(2)?;
+    let name = fields.next().unwrap_or("");
+    let anonymous = inode == "0" && (name.is_empty() || name.starts_with("[anon"));
+    let hex = |s| u64::from_str_radix(s, 16).ok();
+    let region = Region { start: hex(start)?, end: hex(end)? };
+    (permissions.starts_with("rw-p") && anonymous && region.start < region.end).then_some(region)
 }
 
 /// The resident parts of a process's anonymous mappings, widened to multiples
