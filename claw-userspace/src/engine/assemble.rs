@@ -241,6 +241,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
             live_bytes: Some(census.bytes as f64),
             live_bytes_se: None,
             live_objects: Some(census.blocks as f64),
+            before_attach_bytes: None,
             alloc_bytes_per_s: None,
             alloc_interval95: None,
             goroutines: None,

@@ -109,6 +109,7 @@ impl Scope<'_> {
         let live = model::Live {
             bytes: g.history.bytes.last().map(|(_, v)| v),
             objects: g.history.objects.last().map(|(_, v)| v),
+            before_attach_bytes: None,
             oldest_s: None,
             age_s: None,
             freed_lifetime_s: None,
@@ -133,6 +134,7 @@ impl Scope<'_> {
         let live = model::Live {
             bytes: last,
             objects: None,
+            before_attach_bytes: None,
             oldest_s: None,
             age_s: None,
             freed_lifetime_s: None,
