@@ -12,6 +12,7 @@ mod looks;
 mod replay;
 mod screen;
 mod sink;
+mod steps;
 mod watched;
 mod windows;
 
