@@ -131,6 +131,19 @@ impl Engine {
                 self.advance(window.to_ns);
                 self.ledger.window(&window);
             }
+            Item::Before { pid, bucket, size, samples, rate } => {
+                self.ledger.before(pid, bucket, size, samples, rate);
+            }
+            Item::Still(still) => {
+                // It began before the look that found it.
+                self.ledger.still(&still);
+            }
+            Item::Moved { pid, id, t_ns } => {
+                self.advance(t_ns);
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.places.moved(id, t_ns);
+                }
+            }
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {
                 self.advance(t_ns);

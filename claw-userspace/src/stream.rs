@@ -73,6 +73,16 @@ pub enum Item {
         t_ns: u64,
         part: Part,
     },
+    /// `samples` objects of `size` bytes each, allocated at the stack of
+    /// `bucket`, were in use when watching began; one was taken per `rate`
+    /// bytes.
+    Before {
+        pid: u32,
+        bucket: u64,
+        size: u64,
+        samples: u64,
+        rate: u64,
+    },
     /// Stack (leaf first) and type of what windows count under `id`, sent
     /// before the first that does. Of goroutines: the `go` statement, and the
     /// function that was started in place of the type.
@@ -85,6 +95,14 @@ pub enum Item {
     },
     /// What exact mode saw while a window was open.
     Window(Window),
+    /// A goroutine stands still; sent when it was found so twice.
+    Still(Still),
+    /// One that stood still has moved or ended.
+    Moved {
+        pid: u32,
+        id: u64,
+        t_ns: u64,
+    },
 }
 
 /// A window of exact mode, or a part of one that stays open.
@@ -115,6 +133,24 @@ pub struct SeenCount {
     pub count: u64,
     /// As requested.
     pub bytes: u64,
+}
+
+/// A goroutine in the same place in two looks at it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Still {
+    pub pid: u32,
+    pub id: u64,
+    /// Return address of the `go` statement.
+    pub gopc: u64,
+    /// When it was first found there.
+    pub since_ns: u64,
+    /// It stood there when watching began.
+    pub before: bool,
+    /// In the runtime's words.
+    pub reason: String,
+    pub label: Option<Label>,
+    /// Return addresses, leaf first.
+    pub stack: Vec<u64>,
 }
 
 /// What can be watched in a process, each by its own probes.

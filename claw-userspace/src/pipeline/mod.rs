@@ -5,6 +5,7 @@
 mod clock;
 mod duty;
 mod every;
+mod goroutines;
 mod governor;
 mod lines;
 mod live;
@@ -13,6 +14,7 @@ mod replay;
 mod screen;
 mod sink;
 mod steps;
+mod still;
 mod watched;
 mod windows;
 
@@ -20,6 +22,7 @@ use std::{path::PathBuf, time::Duration};
 
 use regex::Regex;
 
+pub use goroutines::{DumpError, Source, goroutines};
 pub use live::{run_command, watch};
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};
@@ -64,6 +67,8 @@ pub enum WatchError {
     /// Exit code 3.
     #[error("{0}")]
     NotPermitted(String),
+    #[error("{0}")]
+    Kernel(String),
     #[error("{0}")]
     NothingToWatch(String),
     #[error(transparent)]

@@ -1,5 +1,7 @@
 //! One live target: from attaching to it until it is let go.
 
+mod before;
+
 use std::sync::Arc;
 
 use claw_common::GoTarget;
@@ -11,22 +13,23 @@ use super::{
     every::Every,
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    still::StillLooks,
     windows::Watch,
 };
 use crate::{
     decode::{Event, Label, What},
     probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
-    stream::{Blocked, Item, Part, TargetInfo},
-    symbol::{BinaryCache, Symbolizer},
+    stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
+    symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
         container, discover,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::{GoLayout, LayoutError},
-            memprofile,
+            memprofile::{self, HeapProfile},
             rate::{self, ChangedRate, RateError},
-            variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
+            variables::{ALLGS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
         process::{Process, ProcessError},
@@ -40,7 +43,7 @@ pub enum StartError {
     Process(#[from] ProcessError),
     #[error("process {pid} ({name}): {source}")]
     Binary { pid: u32, name: String, source: GoBinaryError },
-    #[error("process {pid} ({name}): {source}")]
+    #[error("process {pid} ({name}): heap, goroutines and tenants cannot be read: {source}")]
     Layout { pid: u32, name: String, source: LayoutError },
     #[error("process {pid} ({name}) is not built for this machine's processor")]
     Machine { pid: u32, name: String },
@@ -95,12 +98,15 @@ pub struct Watched {
     trap_ns: f64,
     /// Stands in for goroutine probes that cost too much.
     looks: Option<Looks>,
+    still: Option<StillLooks>,
     layout: &'static GoLayout,
     bias: u64,
     keys: Vec<String>,
     default_tenant: Option<String>,
     /// Counts every allocation, in exact mode.
     every: Option<Every>,
+    /// The runtime's own profile, until the stream has it.
+    at_attach: Option<HeapProfile>,
 }
 
 /// What is known of a target before anything is attached to it.
@@ -135,6 +141,9 @@ impl Watched {
         let attachment = probes.attach(pid, config, &plan.points)?;
         let mut steps = vec![format!("{} probes in {name} (pid {pid})", plan.points.len())];
 
+        // Before the rate is changed: what is there was sampled at the old one.
+        let profile =
+            before::read(&binary, bias, layout, &memory).map_err(|b| blocked.push(b)).ok();
         let rate_address = MEM_PROFILE_RATE.find(&binary).map(|a| a.wrapping_add(bias));
         let found = match &rate_address {
             Ok(address) => rate::current(pid, &memory, *address).map_err(|e| e.to_string()),
@@ -166,7 +175,7 @@ impl Watched {
             _ => {}
         }
         let t_ns = monotonic_ns();
-        let heap_bytes = heap_at_attach(&binary, layout, bias, &memory, &process, sample_rate);
+        let heap_bytes = before::heap_bytes(profile.as_ref(), &process);
         let every = start_every(pid, &binary, bias, probes, cost, options);
         let every = every.map(|started| {
             started.map_err(|why| blocked.push(Blocked { what: "every allocation".into(), why }))
@@ -207,6 +216,10 @@ impl Watched {
             labels_before_default,
             blocked,
         };
+        let keys = options.tenants.keys();
+        let still = ALLGS
+            .find(&binary)
+            .map(|a| StillLooks::new(pid, a.wrapping_add(bias), layout, keys.clone()));
         let slow = plan.points.iter().any(|p| !p.emulated);
         let settling = changed.is_some().then(|| Settling {
             until_ns: t_ns + SETTLE_NS,
@@ -225,11 +238,13 @@ impl Watched {
             governor: Governor::new(t_ns),
             trap_ns: if slow { cost.stepped } else { cost.emulated },
             looks: None,
+            still: still.ok(),
             layout,
             bias,
-            keys: options.tenants.keys(),
+            keys,
             default_tenant: info.default_tenant.clone(),
             every: every.map(|(every, _)| every),
+            at_attach: profile.filter(|p| p.rate > 0),
         };
         Ok((watched, info, steps))
     }
@@ -316,9 +331,14 @@ impl Watched {
             return;
         }
         if let Ok(stack) = memprofile::bucket_stack(&self.memory, bucket) {
-            self.name(pid, &stack, put);
-            put(Item::Bucket { pid, bucket, stack });
+            self.put_bucket(pid, bucket, &stack, put);
         }
+    }
+
+    fn put_bucket(&mut self, pid: u32, bucket: u64, stack: &[u64], put: &mut impl FnMut(Item)) {
+        let stack = Stacks::new(self.symbolizer.binary(), self.bias).real(stack);
+        self.name(pid, &stack, put);
+        put(Item::Bucket { pid, bucket, stack });
     }
 
     /// What it uses now; `None` when it is gone.
@@ -402,6 +422,35 @@ impl Watched {
         }
     }
 
+    /// Look for goroutines that stand still, where that is due.
+    pub fn look_for_still(&mut self, put: &mut impl FnMut(Item)) {
+        let began = monotonic_ns();
+        let Some(mut still) = self.still.take_if(|s| s.is_due(began)) else { return };
+        let pid = self.process.pid;
+        let binary = self.symbolizer.shared();
+        match still.look(&self.memory, (&binary, self.bias), began) {
+            Ok(items) => {
+                for item in items {
+                    if let Item::Still(s) = &item {
+                        self.name(pid, &s.stack, put);
+                        self.name(pid, &[s.gopc], put);
+                    }
+                    put(item);
+                }
+                still.took(began, monotonic_ns());
+                self.still = Some(still);
+            }
+            Err(_) if !self.process.is_alive() => {}
+            Err(e) => put(Item::Step(Step {
+                t_ns: began,
+                action: "Reading goroutines".to_owned(),
+                detail: format!("process {pid}: where they wait is not known: {e}"),
+                status: StepStatus::Blocked,
+                elapsed_ms: 0,
+            })),
+        }
+    }
+
     /// Let it go: detach, and put back what was changed. Says what was done.
     pub fn stop(mut self, probes: &mut Probes) -> Vec<String> {
         let mut done = Vec::new();
@@ -473,24 +522,4 @@ fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, St
     let bias = process.load_bias(binary.elf().first_vaddr())?;
     let memory = ProcessMemory::open(pid).map_err(|source| StartError::Memory { pid, source })?;
     Ok(Prepared { config: layout.target(), binary, layout, bias, memory })
-}
-
-/// In-use heap in bytes: Go's own profile, else resident anonymous memory,
-/// which is larger by what the collector keeps free.
-fn heap_at_attach(
-    binary: &GoBinary,
-    layout: &GoLayout,
-    bias: u64,
-    memory: &ProcessMemory,
-    process: &Process,
-    rate: Option<u64>,
-) -> Option<u64> {
-    let profile = || {
-        let rate = rate.filter(|r| *r > 0)?;
-        let address = MBUCKETS.find(binary).ok()?.wrapping_add(bias);
-        let buckets = memprofile::buckets(memory, layout, address).ok()?;
-        let bytes = memprofile::heap_in_use(&buckets, rate);
-        (bytes >= 1.0).then_some(bytes as u64)
-    };
-    profile().or_else(|| process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0))
 }

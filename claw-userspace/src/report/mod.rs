@@ -3,9 +3,12 @@
 pub mod clean;
 pub mod exit;
 pub mod folded;
+pub mod goroutines;
+pub mod heap;
 pub mod json;
 pub mod live;
 pub mod model;
 pub mod output;
 pub mod pprof;
+pub mod site;
 pub mod text;
