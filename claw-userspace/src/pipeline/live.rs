@@ -168,10 +168,8 @@ impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
         let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
-        let stream = match options.exact.as_ref().and_then(|e| e.stream.as_deref()) {
-            Some(path) => Some(LineWriter::create(path)?),
-            None => None,
-        };
+        let stream = options.exact.as_ref().and_then(|e| e.stream.as_deref());
+        let stream = stream.map(LineWriter::create).transpose()?;
         let wall_ns = wall_ns();
         let session = Session {
             execution_id: execution_id(wall_ns),
