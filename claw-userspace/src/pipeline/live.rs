@@ -20,13 +20,14 @@ use super::{
     lines::LineWriter,
     python::WatchedPython,
     sink::Sink,
+    steps::{failed, make_step, say, step},
     watched::{StartError, Watched},
 };
 use crate::{
     decode::{What, decode},
     probe::{HitCost, Probes, hit_cost},
     record::Writer,
-    stream::{Counters, Item, Session, Step, StepStatus},
+    stream::{Counters, Item, Session, StepStatus},
     symbol::BinaryCache,
     target::{
         capability,
@@ -170,10 +171,8 @@ impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
         let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
-        let stream = match options.exact.as_ref().and_then(|e| e.stream.as_deref()) {
-            Some(path) => Some(LineWriter::create(path)?),
-            None => None,
-        };
+        let stream = options.exact.as_ref().and_then(|e| e.stream.as_deref());
+        let stream = stream.map(LineWriter::create).transpose()?;
         let wall_ns = wall_ns();
         let session = Session {
             execution_id: execution_id(wall_ns),
@@ -543,34 +542,4 @@ impl<'a> Live<'a> {
         self.sink.put(Item::End { t_ns: monotonic_ns() });
         self.sink.finish()
     }
-}
-
-/// What the governor of exact mode did.
-fn say(sink: &mut Sink, notes: Vec<Result<String, String>>, began: Instant) {
-    for note in notes {
-        match note {
-            Ok(detail) => sink.put(step("Governing overhead", detail, began)),
-            Err(why) => sink.put(failed("Exact mode", why)),
-        }
-    }
-}
-
-fn make_step(action: &str, detail: String, began: Instant) -> Step {
-    Step {
-        t_ns: monotonic_ns(),
-        action: action.to_owned(),
-        detail,
-        status: StepStatus::Success,
-        elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-    }
-}
-
-fn step(action: &str, detail: String, began: Instant) -> Item {
-    Item::Step(make_step(action, detail, began))
-}
-
-fn failed(action: &str, detail: String) -> Item {
-    let mut s = make_step(action, detail, Instant::now());
-    s.status = StepStatus::Error;
-    Item::Step(s)
 }

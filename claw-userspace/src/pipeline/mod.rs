@@ -14,6 +14,7 @@ mod python;
 mod replay;
 mod screen;
 mod sink;
+mod steps;
 mod still;
 mod watched;
 mod windows;

@@ -65,12 +65,12 @@ fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> 
     c.args(["watch", "-q", "--format", "json", "--mode", "exact", "--max-overhead", budget]);
     let duration = format!("{}s", WINDOW + 2 * MARGIN);
     c.args(["--pid", &s.pid.to_string(), "--duration", &duration]);
+    let (before, began) = ((s.count)()?, std::time::Instant::now());
     let agent = c.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     thread::sleep(seconds(MARGIN));
-    let (before, began) = ((s.count)()?, std::time::Instant::now());
     let rate = rate(s)?;
-    let truth = ((s.count)()? - before) / began.elapsed().as_secs_f64();
     let out = agent.wait_with_output()?;
+    let truth = ((s.count)()? - before) / began.elapsed().as_secs_f64();
     let report: Value = serde_json::from_slice(&out.stdout)?;
     let rows = report["allocations"].as_array().context("no allocations in the report")?;
     let ours =
