@@ -56,11 +56,15 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
     let scope = Scope { session, process: p, now_ns, heap, census_ns: last.t_ns };
     let own: f64 = growing.iter().filter(|g| is_own(g.name)).map(|g| g.objects_per_minute).sum();
     let all_bytes: f64 = growing.iter().map(|g| g.bytes.per_minute).sum();
-    let mut named_other = false;
+    let outside = rise(&p.censuses.outside.points(), floor.max(FLOOR_OUTSIDE))
+        // Large tables and buffers grow with the objects that own them.
+        .filter(|outside| outside.per_minute > all_bytes);
+    // What comes with the service's own objects, or with what grows outside
+    // the pools, is theirs; of the rest one is named, the one with the most
+    // bytes.
+    let mut named_other = outside.is_some();
     for g in &growing {
         if !is_own(g.name) {
-            // What comes with the service's own objects is theirs; of the rest
-            // one is named, the one with the most bytes.
             if g.objects_per_minute <= own * COMPANIONS || named_other {
                 continue;
             }
@@ -69,11 +73,8 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
         let finding = scope.heap(g, all_bytes);
         found.insert(format!("{}/census/{}", p.info.pid, g.name), finding);
     }
-    if let Some(outside) = rise(&p.censuses.outside.points(), floor.max(FLOOR_OUTSIDE))
-        // Large tables and buffers grow with the objects that own them.
-        && outside.per_minute > all_bytes
-    {
-        found.insert(format!("{}/census//outside", p.info.pid), scope.outside(&outside));
+    if let Some(outside) = &outside {
+        found.insert(format!("{}/census//outside", p.info.pid), scope.outside(outside));
     }
     found
 }
