@@ -131,6 +131,9 @@ impl Engine {
                 self.advance(window.to_ns);
                 self.ledger.window(&window);
             }
+            Item::Before { pid, bucket, size, samples, rate } => {
+                self.ledger.before(pid, bucket, size, samples, rate);
+            }
             Item::Still(still) => {
                 // It began before the look that found it.
                 self.ledger.still(&still);

@@ -73,6 +73,16 @@ pub enum Item {
         t_ns: u64,
         part: Part,
     },
+    /// `samples` objects of `size` bytes each, allocated at the stack of
+    /// `bucket`, were in use when watching began; one was taken per `rate`
+    /// bytes.
+    Before {
+        pid: u32,
+        bucket: u64,
+        size: u64,
+        samples: u64,
+        rate: u64,
+    },
     /// Stack (leaf first) and type of what windows count under `id`, sent
     /// before the first that does. Of goroutines: the `go` statement, and the
     /// function that was started in place of the type.

@@ -11,7 +11,7 @@ const IMAGE: &str = "registry.example/shop:1.2";
 
 /// Ends with its test, whatever its processes do.
 struct Container<'a> {
-    _runc: Running,
+    runc: Option<Running>,
     id: &'a str,
     pid: u32,
 }
@@ -23,10 +23,15 @@ impl<'a> Container<'a> {
         let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
         let mut runc = Command::new("unshare");
         runc.args(["--mount", "sh", "-c", script, "sh", "runc", "run", "--bundle"]).arg(bundle);
-        let runc = Running::start(runc.arg("--pid-file").arg(&pid_file).arg(id));
+        runc.arg("--pid-file").arg(&pid_file).arg(id);
+        let mut container = Self { runc: None, id, pid: 0 };
+        let runc = container.runc.insert(Running::start(&mut runc));
         assert!(runc.first_line.starts_with("ready"), "the container did not start");
-        let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
-        Self { _runc: runc, id, pid }
+        // The program may be quicker than runc.
+        let written = || fs::read_to_string(&pid_file).ok()?.trim().parse().ok();
+        let mut tries = (0..100).inspect(|_| std::thread::sleep(Duration::from_millis(50)));
+        container.pid = tries.find_map(|_| written()).expect("a pid");
+        container
     }
 }
 
@@ -39,13 +44,13 @@ impl Drop for Container<'_> {
 /// A bundle that runs `program` from its own, read-only file system.
 fn bundle(dir: &Path, program: &Path, args: &[&str]) {
     fs::create_dir_all(dir.join("rootfs")).unwrap();
-    fs::copy(program, dir.join("rootfs/svc")).unwrap();
+    fs::copy(program, dir.join("rootfs/service")).unwrap();
     let spec = Command::new("runc").arg("spec").current_dir(dir).status();
     assert!(spec.expect("no runc: run `cargo xtask test`, which installs it").success());
     let config = dir.join("config.json");
     let mut c: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     c["process"]["terminal"] = json!(false);
-    c["process"]["args"] = json!(["/svc"]);
+    c["process"]["args"] = json!(["/service"]);
     c["process"]["args"].as_array_mut().unwrap().extend(args.iter().map(|a| json!(a)));
     c["root"] = json!({"path": "rootfs", "readonly": true});
     c["annotations"] = json!({"org.opencontainers.image.ref.name": IMAGE});
@@ -61,7 +66,6 @@ fn leak_in_a_container() {
     bundle(dirs[1].path(), &program, &["-do", "lru,short", "-churn", "20"]);
     let leaking = Container::start(dirs[0].path(), ID);
     let healthy = Container::start(dirs[1].path(), "by-hand");
-    std::thread::sleep(Duration::from_millis(500));
     let pids = [&leaking, &healthy].map(|c| c.pid.to_string());
     let mut args = vec!["watch", "--duration", "55s", "--interval", "5s", "--format", "json", "-q"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));

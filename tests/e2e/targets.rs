@@ -191,6 +191,8 @@ fn attached_and_let_go_at_full_load() {
             "--format",
             "json",
             "-q",
+            "--max-overhead",
+            "100%",
         ]);
         let target = &report["targets"][0];
         assert_eq!(target["blocked"], serde_json::json!([]), "{report:#}");
@@ -199,4 +201,36 @@ fn attached_and_let_go_at_full_load() {
         assert!(target["gone"].is_null(), "{report:#}");
     }
     assert!(p.child.try_wait().unwrap().is_none(), "the target is unharmed");
+}
+
+/// What a service held before anybody looked: the `heap` verb and `watch` say
+/// the same, with the line.
+#[test]
+#[ignore = "needs root and BPF"]
+fn heap_from_before_watching() {
+    let program = build_default("patterns", &["-buildmode=pie", "-ldflags=-s -w"]);
+    let p = Running::start(Command::new(program).args(["-do", "startup", "-churn", "400"]));
+    // GC cycles that the profile waits for.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let pid = p.pid().to_string();
+    let (code, heap, _) = claw_json(&["heap", "--pid", &pid, "--format", "json"]);
+    assert_eq!(code, 0);
+    let row = heap["rows"].as_array().unwrap().iter().find(|r| {
+        r["site"]["function"] == "main.startup" && r["inuse_objects"].as_i64().unwrap() > 1000
+    });
+    // 20,000 objects of 4096 bytes.
+    let bytes = row.unwrap()["inuse_space"].as_f64().unwrap();
+    assert!((50e6..115e6).contains(&bytes), "{bytes}");
+
+    let (_, report, _) =
+        claw_json(&["watch", "--pid", &pid, "--duration", "2s", "--format", "json", "-q"]);
+    let before = &report["targets"][0]["before_attach"];
+    let site = &before["sites"][0];
+    assert_eq!(site["function"], "main.startup", "{before:#}");
+    assert_eq!(site["line"], row.unwrap()["site"]["line"], "{before:#}");
+    assert!((site["bytes"].as_f64().unwrap() / bytes - 1.0).abs() < 0.05, "{before:#}");
+
+    let out = claw(&["heap", "--pid", &pid, "--by", "tenant"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("carries no labels"));
 }

@@ -59,13 +59,14 @@ pub fn recording(bytes: &[u8]) {
         frame(payload);
         rest = tail;
     }
-    replay(&file);
+    assert!(replay(&file), "the first items are sound");
     // The same bytes as they would lie on a disk.
     replay(bytes);
 }
 
-fn replay(bytes: &[u8]) {
-    let Ok((session, reader)) = Reader::new(bytes, Path::new("hostile")) else { return };
+/// False when it is no recording at all.
+fn replay(bytes: &[u8]) -> bool {
+    let Ok((session, reader)) = Reader::new(bytes, Path::new("hostile")) else { return false };
     let bounds = Bounds { tenants: 8, sites: 32, groups: 32, live: 64 };
     let mut engine = Engine::new(session, bounds);
     for item in reader {
@@ -74,6 +75,7 @@ fn replay(bytes: &[u8]) {
     let report = engine.report();
     let _ = serde_json::to_string(&report);
     text::render(&report, text::Style::Plain);
+    true
 }
 
 /// Memory in which every address means something, so that random pointers lead
@@ -100,8 +102,10 @@ pub fn memory(bytes: &[u8]) {
     let [version, address, bytes @ ..] = bytes else { return };
     let layout = &LAYOUTS[usize::from(*version) % LAYOUTS.len()];
     let (memory, address) = (Folded(bytes), u64::from(*address));
-    if let Ok(buckets) = memprofile::buckets(&memory, layout, address) {
-        memprofile::heap_in_use(&buckets, 512 << 10);
+    let variables =
+        memprofile::Variables { mbuckets: address, rate: address + 8, cycle: address + 16 };
+    if let Ok(profile) = memprofile::read(&memory, layout, &variables) {
+        memprofile::heap_in_use(&profile);
     }
     let _ = memprofile::bucket_stack(&memory, address);
     if let Ok(look) = goroutines::look(&memory, layout, address) {

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
 use super::{Engine, exact};
 use crate::{
-    ledger::{Amount, Process},
-    report::{clean::clean, model},
+    ledger::{Amount, Process, SiteId},
+    report::{clean::clean, model, site::describe},
     stream::{Part, Session},
     tenant::TenantId,
 };
@@ -16,10 +14,7 @@ use model::Verdict;
 /// Wall-clock time of a monotonic one, RFC 3339 UTC.
 pub fn timestamp(session: &Session, t_ns: u64) -> String {
     let ns = i128::from(session.wall_ns) + i128::from(t_ns) - i128::from(session.t_ns);
-    OffsetDateTime::from_unix_timestamp_nanos(ns - ns.rem_euclid(1_000_000_000))
-        .ok()
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_default()
+    model::timestamp(ns)
 }
 
 /// Share of events lost above which silence means nothing.
@@ -152,13 +147,35 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
         rss_bytes: p.rss_bytes,
         gc_cycles: Some(u64::from(p.gc_cycles)),
+        before_attach: before_attach(p),
         gone,
         exact: exact::target(p),
     }
 }
 
+/// Sites shown of what was there before.
+const MOST_HELD: usize = 10;
+
+fn before_attach(p: &Process) -> Option<model::BeforeAttach> {
+    let total = p.before.total().filter(|_| heap_known(p))?;
+    let held = |(id, amount): (SiteId, Amount)| {
+        let site = describe(p.sites.get(id)?);
+        Some(model::HeldSite {
+            id: site.id,
+            function: site.function,
+            file: site.file,
+            line: site.line,
+            bytes: amount.bytes,
+            objects: amount.objects,
+        })
+    };
+    let sites = p.before.largest().into_iter().take(MOST_HELD).filter_map(held).collect();
+    Some(model::BeforeAttach { bytes: total.bytes, objects: total.objects, sites })
+}
+
 #[derive(Default)]
 struct Sums {
+    before: Option<f64>,
     live: Amount,
     born: f64,
     goroutines: u64,
@@ -180,6 +197,9 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
         sums.entry(g.tenant).or_default().goroutines += g.live_samples;
     }
     let known = heap_known(p);
+    if let Some(before) = p.before.total().filter(|b| known && b.bytes > 0.0) {
+        sums.entry(p.before.tenant).or_default().before = Some(before.bytes);
+    }
     let seconds = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
     let mut tenants: Vec<model::Tenant> = sums
         .into_iter()
@@ -192,6 +212,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
                 live_bytes: known.then_some(s.live.bytes),
                 live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
                 live_objects: known.then_some(s.live.objects),
+                before_attach_bytes: s.before,
                 alloc_bytes_per_s: exact.map_or(sampled, |(rate, _)| Some(rate)),
                 alloc_interval95: exact.and_then(|(_, interval)| interval),
                 goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),

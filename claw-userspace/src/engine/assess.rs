@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::{
     detect::{Accumulation, Limits, judge},
     explain,
-    ledger::{Group, Ledger, Lifetimes, Place, Population, Process, Site},
-    report::{clean::clean, model},
+    ledger::{Amount, Group, Ledger, Lifetimes, Place, Population, Process, Site},
+    report::{clean::clean, model, site::describe, text},
     stream::Session,
 };
 
-use super::{assemble::timestamp, exact};
+use super::assemble::timestamp;
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding.
@@ -188,7 +188,7 @@ impl Scope<'_> {
             pid: info.pid,
             process: clean(&info.name),
             tenant,
-            site: exact::site(site),
+            site: describe(site),
             growth: model::Growth {
                 percent_per_minute: percent,
                 bytes_per_minute: (heap && known).then_some(a.per_minute),
@@ -198,6 +198,7 @@ impl Scope<'_> {
             live: model::Live {
                 bytes: (heap && known).then_some(group.live.bytes),
                 objects: known.then_some(group.live.objects),
+                before_attach_bytes: self.before(kind, group).map(|b| b.bytes),
                 oldest_s: ages.map(|(oldest, _)| *oldest as f64 / 1e9),
                 age_s: ages.and_then(|(_, h)| h.summary_s()),
                 freed_lifetime_s: group.lifetimes.summary_s(),
@@ -209,6 +210,11 @@ impl Scope<'_> {
             holder: None,
             remedy: explain::remedy(kind, site),
         }
+    }
+
+    /// What of the group's site is in use since before watching began.
+    fn before(&self, kind: Kind, group: &Group) -> Option<Amount> {
+        self.process.before.at(group.site).filter(|_| kind == Kind::Heap)
     }
 
     fn severity(&self, kind: Kind, percent: Option<f64>, a: &Accumulation) -> Severity {
@@ -257,6 +263,15 @@ impl Scope<'_> {
             evidence(EvidenceKind::Age, age, a.survivors as f64),
             evidence(EvidenceKind::Trend, trend, a.per_minute),
         ];
+        if let Some(b) = self.before(kind, group).filter(|b| b.bytes >= 1.0) {
+            let detail = format!(
+                "{} in {:.0} objects of this site were in use before watching began and still \
+                 are; whose they are is not known",
+                text::bytes(b.bytes),
+                b.objects
+            );
+            all.push(evidence(EvidenceKind::Age, detail, b.bytes));
+        }
         if self.lost > 0.0 {
             let missed = group.births as f64 * self.lost;
             let detail = format!(

@@ -2,8 +2,8 @@
 
 use crate::{
     engine::Engine,
-    ledger::{Estimate, Exact, Process, Scale, Site},
-    report::{clean::clean, model},
+    ledger::{Estimate, Exact, Process, Scale},
+    report::{model, site::describe},
     tenant::TenantId,
 };
 
@@ -45,28 +45,6 @@ pub fn target(p: &Process) -> Option<model::Exact> {
     })
 }
 
-pub fn site(site: &Site) -> model::Site {
-    let name = |s: &str| (!s.is_empty()).then(|| clean(s));
-    let line = |l: u32| (l > 0).then_some(l);
-    let culprit = site.culprit_frame();
-    model::Site {
-        id: site.id.clone(),
-        function: culprit.map_or_else(|| "(unknown)".to_owned(), |f| clean(&f.function)),
-        file: culprit.and_then(|f| name(&f.file)),
-        line: culprit.and_then(|f| line(f.line)),
-        stack: site
-            .frames
-            .iter()
-            .map(|f| model::StackFrame {
-                function: clean(&f.function),
-                file: name(&f.file),
-                line: line(f.line),
-                inlined: f.inlined,
-            })
-            .collect(),
-    }
-}
-
 /// Rows of one process, in no order.
 fn rows(engine: &Engine, p: &Process, e: &Exact) -> Vec<model::Allocation> {
     let seconds = e.span_ns() as f64 / 1e9;
@@ -80,7 +58,7 @@ fn rows(engine: &Engine, p: &Process, e: &Exact) -> Vec<model::Allocation> {
                 kind: if subject.goroutine { "goroutine" } else { "object" }.into(),
                 tenant: engine.ledger().tenants.name(subject.tenant).to_owned(),
                 type_name: type_name.cloned(),
-                site: site(p.sites.get(subject.site)?),
+                site: describe(p.sites.get(subject.site)?),
                 bytes,
                 count: estimate.count,
                 bytes_per_s: bytes.map(|b| b / seconds),

@@ -4,6 +4,7 @@
 //! Its memory is bounded: what finds no room is counted in
 //! [`Ledger::forgotten`].
 
+mod before;
 mod exact;
 mod lifetimes;
 mod places;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+pub use before::Before;
 pub use exact::{Estimate, Exact, Scale, Subject};
 pub use lifetimes::Lifetimes;
 pub use places::{Place, Places};
@@ -58,6 +60,7 @@ pub struct Process {
     pub sites: Sites,
     pub heap: Population,
     pub goroutines: Population,
+    pub before: Before,
     /// Goroutines that stand still.
     pub places: Places,
     pub gc_cycles: u32,
@@ -93,6 +96,7 @@ impl Ledger {
             sites: Sites::new(b.sites),
             heap: heap(b, info.t_ns),
             goroutines: goroutines(b, info.t_ns),
+            before: Before::new(owner(&mut self.tenants, &info)),
             places: Places::new(GOROUTINE_PROOF, b.live, b.groups, info.t_ns),
             gc_cycles: 0,
             gc_ns: Vec::new(),
@@ -120,7 +124,10 @@ impl Ledger {
         let bounds = self.bounds;
         let Some(p) = self.processes.get_mut(&pid) else { return };
         match part {
-            Part::Heap => p.heap = heap(&bounds, t_ns),
+            Part::Heap => {
+                p.heap = heap(&bounds, t_ns);
+                p.before = Before::new(p.before.tenant);
+            }
             Part::Goroutines => p.goroutines = goroutines(&bounds, t_ns),
         }
     }
@@ -151,6 +158,19 @@ impl Ledger {
         }
     }
 
+    /// `samples` objects of `size` bytes of a bucket were in use when watching
+    /// began; one sample was taken per `rate` bytes.
+    pub fn before(&mut self, pid: u32, bucket: u64, size: u64, samples: u64, rate: u64) {
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        p.before.rate = Some(rate);
+        let site = p.buckets.get(&bucket).copied().unwrap_or(SiteId(0));
+        let one = heap_amount(size, Some(rate));
+        let n = samples as f64;
+        let all =
+            Amount { objects: one.objects * n, bytes: one.bytes * n, variance: one.variance * n };
+        p.before.add(site, &all);
+    }
+
     pub fn event(&mut self, event: &Event) {
         let Some(p) = self.processes.get_mut(&event.pid) else { return };
         p.events += 1;
@@ -174,7 +194,9 @@ impl Ledger {
                 if !p.heap.death(*addr, event.t_ns, p.gc_cycles)
                     && let Some(site) = p.buckets.get(bucket)
                 {
-                    p.heap.foreign_death(*site, heap_amount(*size, p.info.sample_rate));
+                    let amount = heap_amount(*size, p.before.rate.or(p.info.sample_rate));
+                    p.heap.foreign_death(*site, amount);
+                    p.before.freed(*site, &amount);
                 }
             }
             What::GoroutineNew { id, gopc, label, stack, .. } => {
@@ -285,6 +307,12 @@ fn tenant(table: &mut TenantTable, info: &TargetInfo, label: Option<&Label>) -> 
             (None, _) => table.id(None, false),
         },
     }
+}
+
+/// Whose all of a process is: unknown where labels may say otherwise.
+fn owner(table: &mut TenantTable, info: &TargetInfo) -> TenantId {
+    let whole = info.default_tenant.as_deref().filter(|_| info.labels_before_default == 0);
+    table.id(whole, false)
 }
 
 /// Where a goroutine was created: the `go` statement, with its callers when

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
@@ -39,13 +40,18 @@ const RESCAN: Duration = Duration::from_secs(2);
 /// What a terminal shows is drawn this often.
 const REFRESH: Duration = Duration::from_secs(1);
 
+fn may_watch() -> Result<(), WatchError> {
+    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    capability::kernel_can(Path::new("/")).map_err(WatchError::Kernel)
+}
+
 /// Watch running processes until the duration is over, all are gone, or a
 /// signal says stop.
 ///
 /// # Errors
 /// When nothing can be watched at all.
 pub fn watch(select: Select, options: &Options, view: View) -> Result<Finished, WatchError> {
-    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    may_watch()?;
     runtime()?.block_on(async {
         let mut live = Live::new(options, view, select)?;
         live.attach_first()?;
@@ -63,7 +69,7 @@ pub fn run_command(
     options: &Options,
     view: View,
 ) -> Result<(Finished, ExitStatus), WatchError> {
-    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    may_watch()?;
     let (program, args) = command
         .split_first()
         .ok_or_else(|| WatchError::NothingToWatch("no command was given".into()))?;
@@ -232,10 +238,15 @@ impl<'a> Live<'a> {
     fn start(&mut self, process: Process) -> Result<(), StartError> {
         let began = Instant::now();
         let pid = process.pid;
-        let (watched, info, details) =
+        let (mut watched, info, details) =
             Watched::start(process, &mut self.binaries, &mut self.probes, self.cost, self.options)?;
         let blocked = info.blocked.clone();
         self.sink.put(Item::Target(info));
+        let sink = &mut self.sink;
+        let reading = Instant::now();
+        if let Some(detail) = watched.put_before(&mut |item| sink.put(item)) {
+            self.sink.put(step("Reading the heap from before", detail, reading));
+        }
         for detail in details {
             self.sink.put(step("Attaching", detail, began));
         }
@@ -350,6 +361,12 @@ impl<'a> Live<'a> {
             self.sink.put(failed("Decoding", detail));
         }
         for pid in execs {
+            let Some(was) = self.targets.get(&pid) else { continue };
+            if !was.process.is_alive() {
+                // The pid was given to another process before anyone noticed.
+                self.gone(pid, "it ended");
+                continue;
+            }
             self.gone(pid, "it replaced its program (exec)");
             // The same process may go on as another Go program.
             let again = Process::open(pid).map_err(StartError::from).and_then(|process| {

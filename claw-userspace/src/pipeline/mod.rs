@@ -67,6 +67,8 @@ pub enum WatchError {
     #[error("{0}")]
     NotPermitted(String),
     #[error("{0}")]
+    Kernel(String),
+    #[error("{0}")]
     NothingToWatch(String),
     #[error(transparent)]
     Probe(#[from] crate::probe::ProbeError),

@@ -1,5 +1,7 @@
 //! One live target: from attaching to it until it is let go.
 
+mod before;
+
 use std::sync::Arc;
 
 use claw_common::GoTarget;
@@ -19,15 +21,15 @@ use crate::{
     probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
     stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
-    symbol::{BinaryCache, Symbolizer},
+    symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
         container, discover,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::{GoLayout, LayoutError},
-            memprofile,
+            memprofile::{self, HeapProfile},
             rate::{self, ChangedRate, RateError},
-            variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
+            variables::{ALLGS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
         process::{Process, ProcessError},
@@ -41,7 +43,7 @@ pub enum StartError {
     Process(#[from] ProcessError),
     #[error("process {pid} ({name}): {source}")]
     Binary { pid: u32, name: String, source: GoBinaryError },
-    #[error("process {pid} ({name}): {source}")]
+    #[error("process {pid} ({name}): heap, goroutines and tenants cannot be read: {source}")]
     Layout { pid: u32, name: String, source: LayoutError },
     #[error("process {pid} ({name}) is not built for this machine's processor")]
     Machine { pid: u32, name: String },
@@ -103,6 +105,8 @@ pub struct Watched {
     default_tenant: Option<String>,
     /// Counts every allocation, in exact mode.
     every: Option<Every>,
+    /// The runtime's own profile, until the stream has it.
+    at_attach: Option<HeapProfile>,
 }
 
 /// What is known of a target before anything is attached to it.
@@ -137,6 +141,9 @@ impl Watched {
         let attachment = probes.attach(pid, config, &plan.points)?;
         let mut steps = vec![format!("{} probes in {name} (pid {pid})", plan.points.len())];
 
+        // Before the rate is changed: what is there was sampled at the old one.
+        let profile =
+            before::read(&binary, bias, layout, &memory).map_err(|b| blocked.push(b)).ok();
         let rate_address = MEM_PROFILE_RATE.find(&binary).map(|a| a.wrapping_add(bias));
         let found = match &rate_address {
             Ok(address) => rate::current(pid, &memory, *address).map_err(|e| e.to_string()),
@@ -168,7 +175,7 @@ impl Watched {
             _ => {}
         }
         let t_ns = monotonic_ns();
-        let heap_bytes = heap_at_attach(&binary, layout, bias, &memory, &process, sample_rate);
+        let heap_bytes = before::heap_bytes(profile.as_ref(), &process);
         let every = start_every(pid, &binary, bias, probes, cost, options);
         let every = every.map(|started| {
             started.map_err(|why| blocked.push(Blocked { what: "every allocation".into(), why }))
@@ -237,6 +244,7 @@ impl Watched {
             keys,
             default_tenant: info.default_tenant.clone(),
             every: every.map(|(every, _)| every),
+            at_attach: profile.filter(|p| p.rate > 0),
         };
         Ok((watched, info, steps))
     }
@@ -323,9 +331,14 @@ impl Watched {
             return;
         }
         if let Ok(stack) = memprofile::bucket_stack(&self.memory, bucket) {
-            self.name(pid, &stack, put);
-            put(Item::Bucket { pid, bucket, stack });
+            self.put_bucket(pid, bucket, &stack, put);
         }
+    }
+
+    fn put_bucket(&mut self, pid: u32, bucket: u64, stack: &[u64], put: &mut impl FnMut(Item)) {
+        let stack = Stacks::new(self.symbolizer.binary(), self.bias).real(stack);
+        self.name(pid, &stack, put);
+        put(Item::Bucket { pid, bucket, stack });
     }
 
     /// What it uses now; `None` when it is gone.
@@ -509,24 +522,4 @@ fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, St
     let bias = process.load_bias(binary.elf().first_vaddr())?;
     let memory = ProcessMemory::open(pid).map_err(|source| StartError::Memory { pid, source })?;
     Ok(Prepared { config: layout.target(), binary, layout, bias, memory })
-}
-
-/// In-use heap in bytes: Go's own profile, else resident anonymous memory,
-/// which is larger by what the collector keeps free.
-fn heap_at_attach(
-    binary: &GoBinary,
-    layout: &GoLayout,
-    bias: u64,
-    memory: &ProcessMemory,
-    process: &Process,
-    rate: Option<u64>,
-) -> Option<u64> {
-    let profile = || {
-        let rate = rate.filter(|r| *r > 0)?;
-        let address = MBUCKETS.find(binary).ok()?.wrapping_add(bias);
-        let buckets = memprofile::buckets(memory, layout, address).ok()?;
-        let bytes = memprofile::heap_in_use(&buckets, rate);
-        (bytes >= 1.0).then_some(bytes as u64)
-    };
-    profile().or_else(|| process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0))
 }

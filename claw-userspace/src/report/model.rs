@@ -5,12 +5,21 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub use crate::stream::{Blocked, StepStatus};
 
 pub const SCHEMA: &str = "claw-ebpf/report/1";
 pub const AGENT: &str = "Data Analyst";
 pub const TASK: &str = "Runtime Memory Leak Detection";
+
+/// RFC 3339 UTC, whole seconds, of ns since the Unix epoch.
+pub fn timestamp(ns: i128) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(ns - ns.rem_euclid(1_000_000_000))
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -65,6 +74,10 @@ pub struct Target {
     pub rss_bytes: Option<u64>,
     /// GC cycles seen since attach.
     pub gc_cycles: Option<u64>,
+    /// What was in use before watching began and still is, from the runtime's
+    /// own profile; null when that could not be read. Not part of
+    /// `live_bytes`.
+    pub before_attach: Option<BeforeAttach>,
     /// Why it is no longer watched, or null.
     pub gone: Option<String>,
     /// What exact mode did; only there.
@@ -113,6 +126,24 @@ pub struct Allocation {
     pub interval95: Option<[f64; 2]>,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeforeAttach {
+    pub bytes: f64,
+    pub objects: f64,
+    /// The largest, at most ten.
+    pub sites: Vec<HeldSite>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldSite {
+    pub id: String,
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub bytes: f64,
+    pub objects: f64,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Events {
     pub received: u64,
@@ -135,6 +166,9 @@ pub struct Tenant {
     pub live_bytes: Option<f64>,
     pub live_bytes_se: Option<f64>,
     pub live_objects: Option<f64>,
+    /// In use since before watching began, which is nobody's (`-`) unless the
+    /// whole process is one tenant's; null when it is not known.
+    pub before_attach_bytes: Option<f64>,
     pub alloc_bytes_per_s: Option<f64>,
     /// 95 % interval of `alloc_bytes_per_s`; only in exact mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,6 +266,9 @@ pub struct Growth {
 pub struct Live {
     pub bytes: Option<f64>,
     pub objects: Option<f64>,
+    /// Of the same site, whoever's, in use since before watching began; not
+    /// part of `bytes`. Null when it is not known.
+    pub before_attach_bytes: Option<f64>,
     pub oldest_s: Option<f64>,
     /// 5th, 50th and 95th percentile of the ages of live samples, seconds.
     pub age_s: Option<[f64; 3]>,

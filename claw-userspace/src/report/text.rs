@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::model::{Finding, Kind, Report, Severity, Site, Tenant, Verdict};
+use super::model::{BeforeAttach, Finding, Kind, Report, Severity, Site, Tenant, Verdict};
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
@@ -25,11 +25,11 @@ impl Style {
         }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn dim(self, text: &str) -> String {
+    pub(super) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
@@ -103,6 +103,9 @@ fn head(out: &mut String, r: &Report, style: Style) {
         if let Some(gone) = &t.gone {
             line!(out, "    {}", cut(&format!("no longer watched: {gone}"), WIDTH - 4));
         }
+        if let Some(before) = t.before_attach.as_ref().filter(|b| b.bytes >= 1.0) {
+            held(out, before);
+        }
         for b in &t.blocked {
             wrapped(out, &format!("blocked: {}: {}", b.what, b.why), "    ", "    ");
         }
@@ -115,6 +118,19 @@ fn head(out: &mut String, r: &Report, style: Style) {
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
     line!(out, "  watched {}, {received} events, {}{cost}", seconds(r.duration_s), lost(r));
     line!(out);
+}
+
+/// What was there before, and the site with most of it.
+fn held(out: &mut String, before: &BeforeAttach) {
+    let most = before.sites.first().map(|s| {
+        let place = match (&s.file, s.line) {
+            (Some(file), Some(line)) => format!(" ({file}:{line})"),
+            _ => String::new(),
+        };
+        format!("; most of it, {}, at {}{place}", bytes(s.bytes), s.function)
+    });
+    let text = format!("in use since before: {}{}", bytes(before.bytes), most.unwrap_or_default());
+    wrapped(out, &text, "    ", "      ");
 }
 
 fn lost(r: &Report) -> String {
@@ -386,7 +402,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// As [`cut`], but keeps the end: of a path that is what tells.
-fn cut_left(text: &str, width: usize) -> String {
+pub(super) fn cut_left(text: &str, width: usize) -> String {
     let n = text.chars().count();
     if n <= width {
         return text.to_owned();
@@ -396,7 +412,7 @@ fn cut_left(text: &str, width: usize) -> String {
 
 /// Words of `text` in lines of at most [`WIDTH`] columns; a word longer than a
 /// line is cut.
-fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
+pub(super) fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
     let mut current = first.to_owned();
     let mut empty = true;
     for word in text.split(' ') {

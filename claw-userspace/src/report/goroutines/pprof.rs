@@ -5,7 +5,11 @@
 use std::collections::BTreeMap;
 
 use super::{Dump, Frame};
-use crate::report::pprof::{Builder, Label, Line, Location, Mapping, ProtoSample, ValueType, gzip};
+use crate::report::pprof::{Builder, Label, Line, Location, Mapping, ProtoSample, ValueType};
+
+/// Ids of locations, leaf first.
+type Locations = Vec<u64>;
+type Labels = Vec<(String, String)>;
 
 pub fn encode(d: &Dump) -> Vec<u8> {
     let mut b = Builder::default();
@@ -26,7 +30,7 @@ pub fn encode(d: &Dump) -> Vec<u8> {
         has_functions: true,
     });
     let mut locations: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut samples: BTreeMap<(Vec<u64>, Vec<(String, String)>), i64> = BTreeMap::new();
+    let mut samples: BTreeMap<(Locations, Labels), i64> = BTreeMap::new();
     for g in d.groups.iter().filter(|g| !g.stack.is_empty()) {
         let stack = g
             .stack
@@ -39,11 +43,13 @@ pub fn encode(d: &Dump) -> Vec<u8> {
     let mut samples: Vec<_> = samples.into_iter().collect();
     samples.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     for ((location_id, labels), count) in samples {
-        let label =
-            labels.iter().map(|(k, v)| Label { key: b.string(k), str: b.string(v) }).collect();
+        let label = labels
+            .iter()
+            .map(|(k, v)| Label { key: b.string(k), str: b.string(v), num: 0 })
+            .collect();
         b.profile.sample.push(ProtoSample { location_id, value: vec![count], label });
     }
-    gzip(&b.profile)
+    b.gzip()
 }
 
 /// One physical frame: inlined calls first, then what they are inlined in.

@@ -68,7 +68,7 @@ impl Bytes for FileRegion {
 
 /// Functions that probes and variable patterns need; looked up together in one
 /// pass over the table.
-const FUNCTIONS: [&str; 13] = [
+const FUNCTIONS: [&str; 14] = [
     "runtime.profilealloc",
     "runtime.freeSpecial",
     "runtime.gcMarkTermination",
@@ -80,6 +80,7 @@ const FUNCTIONS: [&str; 13] = [
     "runtime.gdestroy",
     "runtime.goexit0",
     "runtime.mProf_FlushLocked",
+    "runtime.mProf_Flush",
     "runtime.allgadd",
     "runtime.mallocgc",
 ];

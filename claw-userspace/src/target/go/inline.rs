@@ -11,6 +11,9 @@ const MAX_DEPTH: usize = 128;
 /// One logical frame at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// Address of the instruction that this frame is at: of inlined callers,
+    /// the one that the compiler left for the call.
+    pub pc: u64,
     pub function: String,
     pub file: String,
     pub line: u32,
@@ -39,6 +42,7 @@ pub fn calls<B: Bytes>(
         let Some((id, name, parent_pc, start_line)) = inlined else {
             let function = table.name(f).unwrap_or_default();
             calls.push(Call {
+                pc,
                 function,
                 file,
                 line,
@@ -49,7 +53,7 @@ pub fn calls<B: Bytes>(
             return calls;
         };
         let function = table.name_at(name).unwrap_or_default();
-        calls.push(Call { function, file, line, start_line, inlined: true, id });
+        calls.push(Call { pc, function, file, line, start_line, inlined: true, id });
         pc = f.range.entry.wrapping_add(u64::from(parent_pc));
     }
     calls

@@ -126,7 +126,7 @@ impl<B: Bytes> Pclntab<B> {
             return Err(Damaged("a table lies outside"));
         }
         let [names, cutab, filetab, pctab, functab] = offsets;
-        if functab + nfunc * 8 + 4 > size {
+        if functab.checked_add(nfunc * 8 + 4).is_none_or(|end| end > size) {
             return Err(Damaged("function table is cut"));
         }
         Ok(Self {

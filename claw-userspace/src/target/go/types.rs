@@ -95,8 +95,9 @@ fn last_address(
 pub fn of_runtime(functions: &[&str]) -> Option<Untyped> {
     functions.iter().find_map(|f| {
         Some(match f.strip_prefix("runtime.")? {
-            "rawstring" | "rawstringtmp" | "concatstrings" | "slicebytetostring"
-            | "slicerunetostring" | "intstring" | "gostring" => Untyped::Named("string"),
+            "rawstring" | "rawstringtmp" | "concatstrings" | "concatstring2" | "concatstring3"
+            | "concatstring4" | "concatstring5" | "slicebytetostring" | "slicerunetostring"
+            | "intstring" | "gostring" | "convTstring" => Untyped::Named("string"),
             "stringtoslicebyte" | "rawbyteslice" => Untyped::Named("[]uint8"),
             "stringtoslicerune" | "rawruneslice" => Untyped::Named("[]int32"),
             "growslice" | "makeslice" | "makeslicecopy" => Untyped::SliceOf,
@@ -104,6 +105,32 @@ pub fn of_runtime(functions: &[&str]) -> Option<Untyped> {
             _ => return None,
         })
     })
+}
+
+/// The function that the call which returns to `return_address` calls; `None`
+/// when its address is not in the instruction.
+fn callee(binary: &GoBinary, return_address: u64) -> Option<String> {
+    const CALL: u8 = 0xe8;
+    let mut code = [0; 5];
+    binary.elf().read(return_address.checked_sub(5)?, &mut code).ok()?;
+    let [CALL, a, b, c, d] = code else { return None };
+    let distance = i64::from(i32::from_le_bytes([a, b, c, d]));
+    Some(binary.function_at(return_address.wrapping_add_signed(distance))?.0)
+}
+
+/// The type of what the call that returns to `return_address` in the file
+/// allocates; `functions` are the runtime's own below it, leaf first. `None`
+/// when the code does not say.
+pub fn of_allocation(binary: &GoBinary, return_address: u64, functions: &[&str]) -> Option<String> {
+    let called = || name(binary, of_call(binary, return_address)?);
+    // Up to 1.25 the profile leaves the allocator's functions out.
+    let callee = callee(binary, return_address);
+    let functions: Vec<&str> = functions.iter().copied().chain(callee.as_deref()).collect();
+    match of_runtime(&functions) {
+        Some(Untyped::Named(name)) => Some(name.to_owned()),
+        Some(Untyped::SliceOf) => Some(format!("[]{}", called()?)),
+        Some(Untyped::Same) | None => called(),
+    }
 }
 
 /// How to name an object whose type the allocator was not given.
