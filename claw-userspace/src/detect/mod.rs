@@ -1,5 +1,9 @@
 //! Is it a leak? Pure: numbers in, a judgement out; time is a parameter.
 
 mod accumulation;
+pub mod fdr;
+pub mod fleet;
+pub mod series;
+pub mod trend;
 
 pub use accumulation::{Accumulation, Evidence, Limits, Survivor, judge};
