@@ -28,6 +28,9 @@ pub struct Fit {
     /// Of the rises between six blocks of the window, the middle one as a share
     /// of their mean: 1 for a line, 0 where one or two steps make the growth.
     pub even: f64,
+    /// Share of the growth that the tenth of the changes from bin to bin that
+    /// are largest makes, falls set off against rises.
+    pub jumps: f64,
     /// Bins.
     pub n: usize,
 }
@@ -238,6 +241,19 @@ impl Window {
         if whole > 0.0 { rises[BLOCKS / 2 - 1] / (whole / rises.len() as f64) } else { 0.0 }
     }
 
+    /// See [`Fit::jumps`].
+    fn jumps(&self, growth: f64) -> f64 {
+        let mut changes = [0.0; MOST];
+        let (n, few) = (self.n - 1, self.n / 10);
+        for (i, c) in changes[..n].iter_mut().enumerate() {
+            *c = self.y[i + 1] - self.y[i];
+        }
+        let changes = &mut changes[..n];
+        changes.sort_unstable_by(f64::total_cmp);
+        let net: f64 = changes[..few].iter().chain(&changes[n - few..]).sum();
+        net / growth
+    }
+
     fn finish(&mut self, line: Line) -> Fit {
         let n = self.n;
         let load = self.mean_l();
@@ -259,17 +275,20 @@ impl Window {
             (0..n).map(|i| (self.y[i] - start - line.slope * self.x[i]).powi(2)).sum();
         // Numbers are stored with 24 bits: less cannot be told from nothing.
         let least = start.abs().max(1.0) * 1e-6;
+        let sigma = (squares / n as f64).sqrt();
+        let rising = line.slope > sigma;
         Fit {
             slope: line.slope / self.span,
             se: line.se.max(least) / self.span,
             dof: line.dof,
-            sigma: (squares / n as f64).sqrt(),
+            sigma,
             start,
             span: self.span,
             beta: line.beta,
             by_load,
             thirds,
-            even: self.evenness(),
+            even: if rising { self.evenness() } else { 0.0 },
+            jumps: if rising { self.jumps(line.slope) } else { 1.0 },
             n,
         }
     }

@@ -7,8 +7,8 @@ use super::{Fit, Layers, Life, Notes, Profile, WINDOWS};
 const CHANCE_PER_DAY: f64 = 0.01;
 /// Least growth of the envelope within a window, as a share of the level.
 const LEAST: f64 = 0.03;
-/// … and least rate, share of the level per second: 0.02 % per minute.
-const FLOOR: f64 = 0.0002 / 60.0;
+/// … and least rate, share of the level per second: 0.01 % per minute.
+const FLOOR: f64 = 0.0001 / 60.0;
 /// How far growth has to exceed what came and went before.
 pub const BEYOND: f64 = 1.5;
 /// Growth of the last third to the one before, below which it slows down. A
@@ -16,11 +16,13 @@ pub const BEYOND: f64 = 1.5;
 const BEND: f64 = 0.6;
 /// Least evenness of the rise ([`Fit::even`]).
 const EVEN: f64 = 0.4;
+/// Most of the growth that a few jumps may make ([`Fit::jumps`]).
+const JUMPS: f64 = 0.6;
 /// A warm-up is taken to add at most this share of the level.
 const WARM_UP: f64 = 1.0;
 /// … and one that may be none, the uptime being unknown, this much if it does
 /// not slow down.
-const UNKNOWN: f64 = 0.3;
+const UNKNOWN: f64 = 0.5;
 /// A daily cycle of a service whose load is not known, likewise.
 const DAILY: f64 = 0.25;
 const DAY_S: f64 = 86_400.0;
@@ -68,7 +70,7 @@ impl Gate<'_> {
         if p > CHANCE_PER_DAY {
             return Judged::Nothing;
         }
-        if self.layers.step && f.even < EVEN {
+        if self.layers.step && (f.even < EVEN || f.jumps > JUMPS) {
             notes.steps = notes.steps.saturating_add(1);
             notes.step = notes.step.max(share);
             return Judged::Nothing;
@@ -95,7 +97,8 @@ impl Gate<'_> {
         let growth = f.growth();
         // It was flat for as long before, or is old against what was seen.
         let first = self.life.level.map_or(f.start, f64::from);
-        let flat = seen >= f.span && (f.start - first) < 0.5 * f.slope * seen;
+        let before = f64::from(self.from_s.saturating_sub(self.life.level_s));
+        let flat = before >= f.span && (f.start - first) < 0.5 * f.slope * before;
         let old = self.life.uptime.is_some_and(|u| f64::from(u) >= seen + f.span);
         if !flat && !old {
             let grown = f.start + growth - first;

@@ -100,7 +100,9 @@ struct Last {
 struct Life {
     began_s: u32,
     uptime: Option<f32>,
+    /// … since `level_s`.
     level: Option<f32>,
+    level_s: u32,
 }
 
 impl Life {
@@ -162,7 +164,7 @@ impl Trend {
 
     fn begin(&mut self, p: &Point) {
         let uptime = p.uptime.is_finite().then_some(p.uptime as f32);
-        self.life = Life { began_s: self.since_t0(p.t), uptime, level: None };
+        self.life = Life { began_s: self.since_t0(p.t), uptime, ..Life::default() };
     }
 
     fn restart(&mut self, p: &Point) {
@@ -245,7 +247,9 @@ impl Trend {
             return None;
         }
         let warm = self.take_warm_up(bins);
-        let beta = self.profile.as_ref().and_then(|p| p.beta);
+        // Within the hour the load wobbles, and memory follows as it will; over
+        // the day it follows as it did in the baseline.
+        let beta = self.profile.as_ref().and_then(|p| p.beta).filter(|_| r >= 2);
         let f = fit(bins, beta)?;
         if f.slope < 0.0 {
             self.fall(w, -f.growth());
@@ -346,8 +350,9 @@ impl Trend {
         let within = |r: std::ops::Range<u32>| r.contains(&age_s);
         if within(0..360) || within(720..1200) {
             self.life.level = Some(self.life.level.map_or(newest.low, |l| l.min(newest.low)));
+            self.life.level_s = self.life.level_s.max(self.life.began_s);
         } else if within(600..720) {
-            self.life.level = Some(newest.low);
+            (self.life.level, self.life.level_s) = (Some(newest.low), newest.at_s);
         }
         let above = newest.low / least.max(1.0);
         match self.high_since {

@@ -1,6 +1,8 @@
 //! What is healthy for a series: the shape of a baseline, and how it is learned
 //! from a run without a leak.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Trend, WINDOWS};
@@ -74,15 +76,20 @@ pub struct Learner {
     trend: Option<Trend>,
 }
 
+/// Bins of ten minutes between two that are compared: 3 h, long enough for the
+/// load to have changed by more than it wobbles.
+const LAG: usize = 18;
+
+/// How the envelope follows the load: covariances of differences.
 #[derive(Debug, Default)]
 struct LoadSums {
     n: f64,
     y: f64,
     l: f64,
-    cross: f64,
-    square: f64,
-    bin: Option<(i64, f64, f64)>,
-    before: Option<(f64, f64)>,
+    /// Pairs; sums of differences in value and load, and of their products.
+    pairs: [f64; 5],
+    bin: Option<(i64, f64, f64, f64)>,
+    before: VecDeque<(f64, f64)>,
     unknown: bool,
 }
 
@@ -91,31 +98,36 @@ impl LoadSums {
         self.unknown |= !l.is_finite();
         let number = (t / 600.0).floor() as i64;
         match &mut self.bin {
-            Some((n, low, load)) if *n == number => {
-                if y < *low {
-                    (*low, *load) = (y, l);
-                }
+            Some((n, low, load, count)) if *n == number => {
+                *low = low.min(y);
+                *count += 1.0;
+                *load += (l - *load) / *count;
             }
             Some(bin) => {
-                let (_, low, load) = std::mem::replace(bin, (number, y, l));
-                if let Some((y0, l0)) = self.before {
-                    self.cross += (low - y0) * (load - l0);
-                    self.square += (load - l0).powi(2);
+                let (_, low, load, _) = std::mem::replace(bin, (number, y, l, 1.0));
+                if self.before.len() == LAG
+                    && let Some((y0, l0)) = self.before.pop_front()
+                {
+                    let (dy, dl) = (low - y0, load - l0);
+                    let add = [1.0, dy, dl, dy * dl, dl * dl];
+                    self.pairs.iter_mut().zip(add).for_each(|(sum, v)| *sum += v);
                 }
-                self.before = Some((low, load));
+                self.before.push_back((low, load));
                 self.n += 1.0;
                 self.y += low;
                 self.l += load;
             }
-            None => self.bin = Some((number, y, l)),
+            None => self.bin = Some((number, y, l, 1.0)),
         }
     }
 
     fn beta(&self) -> Option<f64> {
-        if self.unknown || self.n < 12.0 || self.square <= 0.0 || self.l <= 0.0 {
+        let [n, dy, dl, cross, square] = self.pairs;
+        let varies = square - dl * dl / n;
+        if self.unknown || n < 12.0 || varies <= 0.0 || self.l <= 0.0 {
             return None;
         }
-        Some((self.cross / self.square).clamp(0.0, self.y / self.l))
+        Some(((cross - dy * dl / n) / varies).clamp(0.0, self.y / self.l))
     }
 }
 
