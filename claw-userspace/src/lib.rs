@@ -7,10 +7,12 @@
 //! pure half, and what a recording holds; `engine` is the pure half;
 //! `pipeline` wires both.
 
+pub mod baseline;
 pub mod decode;
 pub mod detect;
 pub mod engine;
 pub mod explain;
+pub mod input;
 pub mod ledger;
 pub mod pipeline;
 pub mod probe;

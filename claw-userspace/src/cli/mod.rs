@@ -2,6 +2,7 @@
 //! verb does lives in the rooms it calls.
 
 mod args;
+mod detect;
 mod discover;
 mod doctor;
 mod replay;
@@ -59,6 +60,8 @@ enum Verb {
     Run(run::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
+    /// Judge series from elsewhere, without root
+    Detect(detect::Args),
 }
 
 /// Write to stdout. A reader that went away is not an error.
@@ -87,6 +90,7 @@ impl Cli {
             Verb::Watch(args) => watch::run(args),
             Verb::Run(args) => run::run(args),
             Verb::Replay(args) => replay::run(&args),
+            Verb::Detect(args) => detect::run(&args),
         }
     }
 }

@@ -5,5 +5,6 @@ pub mod fdr;
 pub mod fleet;
 pub mod series;
 pub mod trend;
+pub mod verdict;
 
 pub use accumulation::{Accumulation, Evidence, Limits, Survivor, judge};

@@ -121,7 +121,7 @@ impl Scope<'_> {
         let name = |s: &str| (!s.is_empty()).then(|| clean(s));
         let line = |l: u32| (l > 0).then_some(l);
         model::Finding {
-            id: finding_id(&info.name, kind, &tenant, &site.id),
+            id: model::finding_id(&info.name, kind, &tenant, &site.id),
             kind,
             verdict: if a.leak { Verdict::Leak } else { Verdict::Suspect },
             severity,
@@ -224,13 +224,4 @@ impl Scope<'_> {
         }
         all
     }
-}
-
-/// The same subject has the same id in every run and build: FNV-1a.
-fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
-    let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
 }

@@ -8,4 +8,5 @@ pub mod live;
 pub mod model;
 pub mod output;
 pub mod pprof;
+pub mod series;
 pub mod text;

@@ -268,3 +268,12 @@ pub enum JsonLine {
     },
     Report(Box<Report>),
 }
+
+/// The same subject has the same id in every run and build: FNV-1a.
+pub fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
+    let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}

@@ -33,9 +33,9 @@ use super::series::Point;
 /// Two windows to each ring.
 pub const WINDOWS: usize = 2 * RINGS.len();
 /// Bins of the shorter window.
-const SHORT: usize = 10;
-/// Hits in a row before a verdict.
-const HITS: u8 = 3;
+const SHORT: usize = 12;
+/// Hits in a row before a verdict, by ring: what grows fast may be found fast.
+const HITS: [u8; RINGS.len()] = [2, 3, 3, 3];
 /// A fall to less than this share of the last hour's lowest value is a restart
 /// when the uptime is not known.
 const RESTART: f32 = 0.5;
@@ -279,8 +279,8 @@ impl Trend {
                 None
             }
             Judged::Grows { p, base, why } => {
-                self.hits[w] = (self.hits[w] + 1).min(HITS);
-                if self.layers.hits && self.hits[w] < HITS {
+                self.hits[w] = (self.hits[w] + 1).min(HITS[r]);
+                if self.layers.hits && self.hits[w] < HITS[r] {
                     return None;
                 }
                 let from_s = bins[0].at_s;

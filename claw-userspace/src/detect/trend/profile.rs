@@ -21,6 +21,8 @@ pub struct Profile {
     pub level: f64,
     /// Bytes per unit of load; `None` where the load is not known.
     pub beta: Option<f64>,
+    /// Mean load, units of work per second, where known.
+    pub load: Option<f64>,
     /// Bytes that the envelope never left again once it had reached this
     /// uptime: what a warm-up adds. Uptime in s, rising.
     pub warm_up: Vec<(u32, f64)>,
@@ -36,6 +38,12 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// The memory coefficient: bytes in use per unit of work where the work is
+    /// known, else bytes in use.
+    pub fn coefficient(&self) -> f64 {
+        self.level / self.load.filter(|l| *l > 0.0).unwrap_or(1.0)
+    }
+
     /// What the warm-up has added at this uptime, s.
     pub fn warmed(&self, uptime: f64) -> f64 {
         let after = self.warm_up.partition_point(|(at, _)| f64::from(*at) <= uptime);
@@ -48,11 +56,6 @@ impl Profile {
             }
             (None, None) => 0.0,
         }
-    }
-
-    /// The memory coefficient: bytes per unit of work where work is known.
-    pub fn coefficient(&self, load: f64) -> Option<f64> {
-        (load > 0.0).then_some(self.level / load)
     }
 }
 
@@ -204,12 +207,13 @@ impl Learner {
             let by_load = beta.map_or(0.0, |b| b * (f64::from(c.load) - mean_load));
             never_below = never_below.min(f64::from(c.low) - by_load);
             // The middle of the cell.
-            warm_up.push((((i as f64 + 0.5) / 8.0).exp2().mul_add(60.0, 0.0) as u32, never_below));
+            warm_up.push(((((i as f64 + 0.5) / 8.0).exp2() * 60.0) as u32, never_below));
         }
         warm_up.reverse();
         Profile {
             level: class.map_or(0.0, |(c, _)| LEVEL_STEP.powi(*c)),
             beta,
+            load: (!self.load.unknown && self.load.n > 0.0).then_some(mean_load),
             warm_up,
             rose: [0.0; WINDOWS],
             fell: [0.0; WINDOWS],
