@@ -128,13 +128,14 @@ impl Standing {
         (self.now - self.start).max(0.0)
     }
 
-    /// It stopped: this window is as long as the one it was found in and does
-    /// not grow any more.
+    /// It stopped: this window is as long as the one it was found in, and at
+    /// least half an hour, and does not grow any more.
     pub fn over(&self, w: usize, growth: f64, now_s: u32, n: usize) -> bool {
         let (width, _) = RINGS[w / 2];
         let span = f64::from(width) * n as f64;
         self.restarts == 0
-            && w >= self.window
+            && w % 2 == 1
+            && w >= self.window.max(3)
             && f64::from(now_s - self.at_s) > span
             && growth < 0.25 * self.slope * span
     }
