@@ -3,6 +3,7 @@
 mod accumulation;
 pub mod fdr;
 pub mod fleet;
+pub mod forest;
 pub mod series;
 pub mod trend;
 pub mod verdict;
