@@ -102,7 +102,6 @@ pub struct Leak {
 pub struct Series {
     pub scenario: Scenario,
     pub leak: Option<Leak>,
-    pub base: f64,
     pub seconds: f64,
     pub points: Vec<Point>,
     /// A healthy run of the same service.
@@ -260,5 +259,5 @@ pub fn series(seed: u64, ranges: &Ranges, rate: Option<f64>, hours: f64) -> Seri
     let leak = rate.map(|rate| Leak { rate, onset: r.within((0.0, 0.4)) * seconds });
     let points = service.run(&mut r, seconds, leak);
     let baseline = service.run(&mut r, 86_400.0, None);
-    Series { scenario, leak, base: service.base, seconds, points, baseline }
+    Series { scenario, leak, seconds, points, baseline }
 }

@@ -1,18 +1,23 @@
 //! Our detector on a series.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use claw_ebpf::detect::trend::{Layers, Learner, State, Trend};
+use claw_ebpf::detect::{
+    series::Point,
+    trend::{Layers, Learner, Profile, State, Trend},
+    verdict,
+};
 
-use crate::{generate::Series, score::Outcome};
+use crate::{generate::Series, random::Random, score::Outcome};
 
-pub fn outcome(s: &Series, baseline: bool, layers: Layers) -> Outcome {
-    let profile = baseline.then(|| {
-        let mut l = Learner::default();
-        s.baseline.iter().for_each(|p| l.put(p));
-        s.baseline.iter().for_each(|p| l.again(p));
-        Arc::new(l.finish())
-    });
+pub fn profile(healthy: &[Point]) -> Arc<Profile> {
+    let mut l = Learner::default();
+    healthy.iter().for_each(|p| l.put(p));
+    healthy.iter().for_each(|p| l.again(p));
+    Arc::new(l.finish())
+}
+
+pub fn outcome(s: &Series, profile: Option<Arc<Profile>>, layers: Layers) -> Outcome {
     let mut trend = Trend::new(profile, layers);
     let mut o = Outcome::default();
     for p in &s.points {
@@ -20,7 +25,23 @@ pub fn outcome(s: &Series, baseline: bool, layers: Layers) -> Outcome {
             && c.state == State::Leak
         {
             o.alarms.push(p.t);
+            o.confidence = trend.standing().map(verdict::confidence);
         }
     }
     o
+}
+
+/// Points per second through `n` series in turn, and bytes that each takes.
+pub fn speed(n: usize, points: usize) -> (f64, usize) {
+    let mut all = vec![Trend::new(None, Layers::default()); n];
+    let mut r = Random::new(5);
+    let noise: Vec<f64> = (0..1024).map(|_| 1e8 * (1.0 + 0.3 * r.unit())).collect();
+    let began = Instant::now();
+    for i in 0..points / n {
+        for (k, trend) in all.iter_mut().enumerate() {
+            trend.put(&Point::new(i as f64 * 30.0, noise[(i * 7 + k) & 1023]), 0.0);
+        }
+    }
+    let rate = points as f64 / began.elapsed().as_secs_f64();
+    (rate, all.iter().map(Trend::memory).max().unwrap_or(0))
 }

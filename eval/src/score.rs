@@ -9,7 +9,7 @@ use crate::generate::Series;
 pub struct Outcome {
     /// Times at which it said `leak`, s.
     pub alarms: Vec<f64>,
-    /// Confidence of what stands at the end.
+    /// Confidence of the latest.
     pub confidence: Option<f64>,
 }
 
@@ -24,9 +24,10 @@ pub struct Score {
     /// By rate: minutes to detect, and percent of the level lost until then.
     pub delays: BTreeMap<String, Vec<f64>>,
     pub lost: BTreeMap<String, Vec<f64>>,
+    /// Found, missed, false alarms, percent of the level lost.
     pub by_scenario: BTreeMap<String, (u32, u32, u32, Vec<f64>)>,
-    /// By tenth of confidence: findings, those that are leaks, sum.
-    pub calibration: [(u32, u32, f64); 10],
+    /// By twentieth of confidence: verdicts, those that are leaks, sum.
+    pub calibration: [(u32, u32, f64); 20],
 }
 
 impl Score {
@@ -41,7 +42,6 @@ impl Score {
                 self.false_series += u32::from(!o.alarms.is_empty());
             }
             Some(leak) => {
-                // One bin of the finest ring may reach across the onset.
                 let early = o.alarms.iter().any(|t| *t < leak.onset);
                 self.false_series += u32::from(early);
                 match o.alarms.iter().find(|t| **t >= leak.onset) {
@@ -63,10 +63,17 @@ impl Score {
             }
         }
         if let Some(c) = o.confidence {
-            let bin = &mut self.calibration[((c * 10.0) as usize).min(9)];
+            let bin = &mut self.calibration[((c * 20.0) as usize).min(19)];
             bin.0 += 1;
             bin.1 += u32::from(right);
             bin.2 += c;
+        }
+    }
+
+    pub fn is_wrong(&self, s: &Series, o: &Outcome) -> bool {
+        match s.leak {
+            None => !o.alarms.is_empty(),
+            Some(l) => o.alarms.iter().any(|t| *t < l.onset) || o.alarms.is_empty(),
         }
     }
 

@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod command;
 mod demo;
+mod eval;
 mod test;
 mod toolchain;
 
@@ -21,6 +22,8 @@ enum Cli {
     Bpf(bpf::Bpf),
     /// Watch a sample service that leaks, as root, and check what is found
     Demo,
+    /// Measure the verdicts over series against known truth and other detectors
+    Eval(eval::Args),
     /// Run every test, those on real processes with real probes included
     Test(test::Args),
 }
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Bench(args) => bench::run(&root, &args),
         Cli::Bpf(verb) => bpf::run(&root, verb),
         Cli::Demo => demo::run(&root),
+        Cli::Eval(args) => eval::run(&root, &args),
         Cli::Test(args) => test::run(&root, &args),
     }
 }

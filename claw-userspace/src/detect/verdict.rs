@@ -1,19 +1,18 @@
 //! How sure a verdict over a series is, and how grave.
 
-use super::{
-    fleet::Found,
-    trend::State,
-};
+use super::trend::{Standing, State};
 use crate::report::model::Severity;
 
 /// Chance below which nothing is surer: beyond, the noise is not as assumed.
 const SUREST: f64 = 1e-8;
 
-/// 0 to 1; calibrated by `cargo xtask eval` (docs/detection.md).
-pub fn confidence(found: &Found<'_>) -> f64 {
-    let s = found.standing;
-    if found.state == State::Suspect {
-        return 0.4;
+/// Of a suspect.
+pub const SUSPECT: f64 = 0.4;
+
+/// 0 to 1; calibrated by `cargo xtask eval` (docs/eval.md).
+pub fn confidence(s: &Standing) -> f64 {
+    if s.state == State::Suspect {
+        return SUSPECT;
     }
     // How far beyond chance, 0 to 1.
     let sure = (s.p.max(SUREST).log10() / SUREST.log10()).clamp(0.0, 1.0);

@@ -166,7 +166,7 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
         kind: Kind::Heap,
         verdict: if state == State::Leak { Verdict::Leak } else { Verdict::Suspect },
         severity: verdict::severity(percent, terms.threshold),
-        confidence: (verdict::confidence(f) * 1000.0).round() / 1000.0,
+        confidence: (confidence(f) * 1000.0).round() / 1000.0,
         pid: None,
         process: clean(&f.subject.process),
         tenant: clean(&f.subject.tenant),
@@ -198,6 +198,12 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
         holder: None,
         remedy: None,
     }
+}
+
+/// A leak that the company of others makes doubtful is no surer than a suspect.
+fn confidence(f: &Found<'_>) -> f64 {
+    let sure = verdict::confidence(f.standing);
+    if f.state == State::Suspect { sure.min(verdict::SUSPECT) } else { sure }
 }
 
 fn round(v: f64) -> f64 {

@@ -217,7 +217,7 @@ impl Trend {
         let bin = Bin { at_s, low: value as f32, load };
         let mut change = None;
         for (r, spec) in RINGS.into_iter().enumerate() {
-            if self.rings[r].put(spec, bin) {
+            if self.rings[r].put(spec, bin, self.layers.envelope) {
                 if r == 1 {
                     self.look_back();
                 }

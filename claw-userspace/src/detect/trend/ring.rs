@@ -33,12 +33,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Add a value; true when that closed a bin.
-    pub fn put(&mut self, (width, keep): (u32, usize), value: Bin) -> bool {
+    /// Add a value; true when that closed a bin. `lowest`: of the values in a
+    /// bin the lowest counts, else the latest.
+    pub fn put(&mut self, (width, keep): (u32, usize), value: Bin, lowest: bool) -> bool {
         let number = value.at_s / width;
         match &mut self.open {
             Some(open) if self.number == number => {
-                if value.low < open.low {
+                if value.low < open.low || !lowest {
                     *open = value;
                 }
                 false
@@ -105,7 +106,7 @@ mod tests {
         let mut ring = Ring::default();
         for i in 0..100u32 {
             let low = if i % 10 == 3 { 1.0 } else { 2.0 } + (i / 10) as f32;
-            ring.put((10, 4), Bin { at_s: i, low, load: 0.0 });
+            ring.put((10, 4), Bin { at_s: i, low, load: 0.0 }, true);
         }
         let mut bins = [Bin::default(); MOST];
         let n = ring.newest(9, &mut bins);
