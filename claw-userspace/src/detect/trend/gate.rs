@@ -17,7 +17,7 @@ const BEND: f64 = 0.6;
 /// Least evenness of the rise ([`Fit::even`]).
 const EVEN: f64 = 0.4;
 /// Most of the growth that a few jumps may make ([`Fit::jumps`]).
-const JUMPS: f64 = 0.6;
+const JUMPS: f64 = 0.5;
 /// A warm-up is taken to add at most this share of the level.
 const WARM_UP: f64 = 1.0;
 /// … and one that may be none, the uptime being unknown, this much if it does

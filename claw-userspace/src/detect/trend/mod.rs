@@ -35,7 +35,7 @@ pub const WINDOWS: usize = 2 * RINGS.len();
 /// Bins of the shorter window.
 const SHORT: usize = 12;
 /// Hits in a row before a verdict, by ring: what grows fast may be found fast.
-const HITS: [u8; RINGS.len()] = [2, 3, 3, 3];
+const HITS: [u8; RINGS.len()] = [2, 3, 4, 4];
 /// A fall to less than this share of the last hour's lowest value is a restart
 /// when the uptime is not known.
 const RESTART: f32 = 0.5;
