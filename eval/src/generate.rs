@@ -187,7 +187,8 @@ impl Service {
         while t < seconds {
             let cycle = (2.0 * std::f64::consts::PI * (t / 86_400.0 + self.phase)).sin();
             // Traffic wobbles about its daily course.
-            wobble += -wobble * (dt / 300.0).min(1.0) + 0.05 * (dt / 300.0).sqrt().min(1.0) * r.normal();
+            wobble +=
+                -wobble * (dt / 300.0).min(1.0) + 0.05 * (dt / 300.0).sqrt().min(1.0) * r.normal();
             let load = (1.0 + self.diurnal * cycle + wobble).max(0.05);
             if r.chance(day(self.bursts_per_day)) && self.burst > 0.0 && t > burst_until {
                 burst = self.burst * r.within((0.5, 1.0));

@@ -63,7 +63,8 @@ pub fn run(dir: &Path) -> Result<String> {
             };
             let leaking: Vec<Point> = points.iter().map(leak).collect();
             *n += 1;
-            delays.extend(alarms(&leaking).iter().find(|t| **t >= onset).map(|t| (t - onset) / 60.0));
+            delays
+                .extend(alarms(&leaking).iter().find(|t| **t >= onset).map(|t| (t - onset) / 60.0));
         }
     }
     let mut out = format!(

@@ -64,10 +64,7 @@ fn only(alarms: Vec<f64>) -> Outcome {
 fn detectors() -> Vec<(&'static str, Detector)> {
     vec![
         ("10-min slope > 5.2 %/min", Box::new(|s| only(references::fixed_threshold(&s.points)))),
-        (
-            "least squares > 10 MB/h",
-            Box::new(|s| only(references::megabytes_per_hour(&s.points))),
-        ),
+        ("least squares > 10 MB/h", Box::new(|s| only(references::megabytes_per_hour(&s.points)))),
         ("Mann–Kendall, 1 h", Box::new(|s| only(references::mann_kendall(&s.points)))),
         (
             "isolation forest alone",

@@ -38,7 +38,9 @@ pub struct Entry {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
-    #[error("there is no baseline {name} ({path}); `claw-ebpf baseline list` shows those there are")]
+    #[error(
+        "there is no baseline {name} ({path}); `claw-ebpf baseline list` shows those there are"
+    )]
     Missing { name: String, path: PathBuf },
     #[error("baseline {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -128,8 +130,8 @@ impl Baseline {
             }
             Err(source) => return Err(BaselineError::Io { path, source }),
         }
-        let bytes = fs::read(&path)
-            .map_err(|source| BaselineError::Io { path: path.clone(), source })?;
+        let bytes =
+            fs::read(&path).map_err(|source| BaselineError::Io { path: path.clone(), source })?;
         Self::parse(&path, &bytes)
     }
 

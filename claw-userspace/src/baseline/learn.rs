@@ -11,7 +11,11 @@ use crate::{
         series::{Point, Subject},
         trend::Learner,
     },
+    engine::Engine,
     input,
+    ledger::Bounds,
+    record::{ReadError, Reader},
+    stream::{Item, Session},
 };
 
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ impl Learners {
     }
 }
 
-/// Profiles from a file of series, or from points in memory.
+/// Profiles from a file of series.
 ///
 /// # Errors
 /// When a row is wrong.
@@ -59,10 +63,42 @@ pub fn learn(path: &Path) -> Result<Profiles, BaselineError> {
 /// When it is missing or neither.
 pub fn load_or_learn(name: &str) -> Result<Profiles, BaselineError> {
     let path = Path::new(name);
-    if path.is_file() && !looks_like_baseline(path) {
-        return learn(path);
+    if is_series(path) { learn(path) } else { Ok(Baseline::load(name)?.profiles()) }
+}
+
+/// Whether a file is there that is no baseline: series, then.
+pub fn is_series(path: &Path) -> bool {
+    path.is_file() && !looks_like_baseline(path)
+}
+
+/// From series or from a recording.
+///
+/// # Errors
+/// When it is neither, or wrong.
+pub fn learn_any(path: &Path) -> Result<Profiles, BaselineError> {
+    match Reader::open(path) {
+        Ok((session, reader)) => Ok(recorded(session, reader)),
+        Err(ReadError::Magic(_)) => learn(path),
+        Err(e) => Err(BaselineError::Recording(e.to_string())),
     }
-    Ok(Baseline::load(name)?.profiles())
+}
+
+/// The in-use series of a recording, an interval each.
+fn recorded(session: Session, reader: impl Iterator<Item = Item>) -> Profiles {
+    let mut engine = Engine::new(session, Bounds::default());
+    let mut rows: Vec<(Subject, Point)> = Vec::new();
+    for item in reader {
+        if engine.apply(item).tick {
+            rows.extend(engine.series());
+        }
+    }
+    let mut learners = Learners::default();
+    // Rows of the engine follow each other in time and have sizes.
+    for (s, p) in &rows {
+        let _ = learners.first(s, p);
+    }
+    rows.iter().for_each(|(s, p)| learners.second(s, p));
+    learners.finish()
 }
 
 /// A document of one object over several lines, or one with a schema.

@@ -4,4 +4,4 @@ mod file;
 mod learn;
 
 pub use file::{Baseline, BaselineError, Entry, SCHEMA, folder, list, path_of};
-pub use learn::{learn, load_or_learn};
+pub use learn::{is_series, learn, learn_any, load_or_learn};

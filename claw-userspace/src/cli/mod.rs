@@ -2,9 +2,11 @@
 //! verb does lives in the rooms it calls.
 
 mod args;
+mod baseline;
 mod detect;
 mod discover;
 mod doctor;
+mod parity;
 mod replay;
 mod run;
 mod watch;
@@ -62,6 +64,10 @@ enum Verb {
     Replay(replay::Args),
     /// Judge series from elsewhere, without root
     Detect(detect::Args),
+    /// Keep what is healthy, to hold later runs against
+    Baseline(baseline::Args),
+    /// Compare environments: equivalent, different or inconclusive
+    Parity(parity::Args),
 }
 
 /// Write to stdout. A reader that went away is not an error.
@@ -91,6 +97,8 @@ impl Cli {
             Verb::Run(args) => run::run(args),
             Verb::Replay(args) => replay::run(&args),
             Verb::Detect(args) => detect::run(&args),
+            Verb::Baseline(args) => baseline::run(&args),
+            Verb::Parity(args) => parity::run(&args),
         }
     }
 }

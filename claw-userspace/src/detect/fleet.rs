@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     fdr,
+    parity::service,
     series::{Point, Subject},
     trend::{Change, Layers, Notes, Profile, Standing, State, Trend},
 };
@@ -78,11 +79,23 @@ impl Fleet {
             self.totals.push(0.0);
         }
         self.ids.insert(subject.clone(), id);
-        let profile = self.profiles.get(subject).cloned();
+        let profile = self.profile(subject);
         let trend = Trend::new(profile, self.layers);
         let subject = subject.clone();
         self.all.push(One { subject, process, trend, live: 0.0, last_t: 0.0, points: 0 });
         id
+    }
+
+    /// That of the subject itself, else that of its service.
+    fn profile(&self, subject: &Subject) -> Option<Arc<Profile>> {
+        let of_service =
+            || Subject { process: service(&subject.process).to_owned(), ..subject.clone() };
+        self.profiles.get(subject).or_else(|| self.profiles.get(&of_service())).cloned()
+    }
+
+    pub fn standing(&self, subject: &Subject) -> Option<&Standing> {
+        let id = self.ids.get(subject)?;
+        self.all.get(*id as usize)?.trend.standing()
     }
 
     /// Times of one series must not go back.
@@ -154,23 +167,11 @@ impl Fleet {
                 from: o.trend.t0(),
                 to: o.last_t,
                 judged: o.trend.judged(),
-                baseline: self.profiles.contains_key(&o.subject),
+                baseline: o.trend.has_profile(),
                 notes: o.trend.notes,
             })
             .collect();
         seen.sort_by(|a, b| a.subject.cmp(b.subject));
         seen
-    }
-
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    pub fn profiles(&self) -> &Profiles {
-        &self.profiles
     }
 }

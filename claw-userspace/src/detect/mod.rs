@@ -4,6 +4,7 @@ mod accumulation;
 pub mod fdr;
 pub mod fleet;
 pub mod forest;
+pub mod parity;
 pub mod series;
 pub mod trend;
 pub mod verdict;

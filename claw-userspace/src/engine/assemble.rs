@@ -170,16 +170,21 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
     let seconds = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
     let mut tenants: Vec<model::Tenant> = sums
         .into_iter()
-        .map(|(id, s)| model::Tenant {
-            tenant: e.ledger.tenants.name(id).to_owned(),
-            pid: p.info.pid,
-            live_bytes: known.then_some(s.live.bytes),
-            live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
-            live_objects: known.then_some(s.live.objects),
-            alloc_bytes_per_s: (known && seconds > 0.0).then(|| s.born / seconds),
-            goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
-            coefficient: None,
-            anomaly_score: None,
+        .map(|(id, s)| {
+            let mut tenant = model::Tenant {
+                tenant: e.ledger.tenants.name(id).to_owned(),
+                pid: p.info.pid,
+                live_bytes: known.then_some(s.live.bytes),
+                live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
+                live_objects: known.then_some(s.live.objects),
+                alloc_bytes_per_s: (known && seconds > 0.0).then(|| s.born / seconds),
+                goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
+                coefficient: None,
+                anomaly_score: None,
+                odd_feature: None,
+            };
+            e.long_view.describe(&mut tenant, id);
+            tenant
         })
         .collect();
     tenants.sort_by(|a, b| {

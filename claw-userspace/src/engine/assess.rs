@@ -10,7 +10,10 @@ use crate::{
     stream::Session,
 };
 
-use super::assemble::timestamp;
+use super::{
+    assemble::timestamp,
+    series::{LongView, subject},
+};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding.
@@ -28,13 +31,14 @@ const WARM_UP: f64 = 60.0;
 pub fn findings(
     session: &Session,
     ledger: &mut Ledger,
+    long_view: &LongView,
     lost: f64,
     now_ns: u64,
 ) -> BTreeMap<String, model::Finding> {
     let mut found = BTreeMap::new();
     let mut standing = Vec::new();
     for p in ledger.processes() {
-        let scope = Scope { session, ledger, process: p, lost, now_ns };
+        let scope = Scope { session, ledger, long_view, process: p, lost, now_ns };
         let heap = scope.population(&p.heap, Kind::Heap, &mut found);
         let goroutines = scope.population(&p.goroutines, Kind::Goroutine, &mut found);
         standing.push((p.info.pid, heap, goroutines));
@@ -51,6 +55,7 @@ pub fn findings(
 struct Scope<'a> {
     session: &'a Session,
     ledger: &'a Ledger,
+    long_view: &'a LongView,
     process: &'a Process,
     lost: f64,
     now_ns: u64,
@@ -94,7 +99,12 @@ impl Scope<'_> {
         for (i, accumulation) in judged {
             let Some(group) = population.groups().get(i as usize) else { continue };
             let Some(site) = p.sites.get(group.site) else { continue };
-            let finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            let mut finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            if kind == Kind::Heap {
+                let subject = subject(self.ledger, p, group.tenant, &site.id);
+                let more = self.long_view.evidence(&subject, p.info.pid, group.tenant);
+                finding.evidence.extend(more);
+            }
             let key = format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
             found.insert(key, finding);
         }

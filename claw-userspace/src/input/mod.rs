@@ -81,7 +81,8 @@ pub fn read(
     let mut read = Read::default();
     let mut header: Option<csv::Header> = None;
     let mut is_json = None;
-    let mut subject = Subject { process: String::new(), tenant: String::new(), site: String::new() };
+    let mut subject =
+        Subject { process: String::new(), tenant: String::new(), site: String::new() };
     let mut row = Row::default();
     while lines.next(&mut line).map_err(fail)? {
         let number = lines.number;

@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 use crate::{
+    detect::fleet::Profiles,
     engine::Engine,
     ledger::Bounds,
     record::Writer,
@@ -48,8 +49,8 @@ pub struct Finished {
 }
 
 impl Sink {
-    pub fn new(session: Session, recorder: Option<Writer>, view: View) -> Self {
-        let engine = Engine::new(session.clone(), Bounds::default());
+    pub fn new(session: Session, recorder: Option<Writer>, view: View, baseline: Profiles) -> Self {
+        let engine = Engine::new(session.clone(), Bounds::default()).with_baseline(baseline);
         let mut sink = Self { engine, recorder, view, closed: false };
         sink.put(Item::Session(session));
         sink

@@ -94,7 +94,11 @@ pub struct Tenant {
     /// In-use bytes per unit of the tenant's own work, normalised to its own
     /// rolling baseline; null until there is one.
     pub coefficient: Option<f64>,
+    /// Of the isolation forest over all tenants, 0 to 1; null with fewer than 8.
     pub anomaly_score: Option<f64>,
+    /// What makes the tenant odd; null when it is not.
+    #[serde(default)]
+    pub odd_feature: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -157,12 +157,7 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
     let left = terms.limit.map(|l| ((l - f.live) / s.slope).max(0.0));
     let state = f.state;
     SeriesFinding {
-        id: model::finding_id(
-            &f.subject.process,
-            Kind::Heap,
-            &f.subject.tenant,
-            &f.subject.site,
-        ),
+        id: model::finding_id(&f.subject.process, Kind::Heap, &f.subject.tenant, &f.subject.site),
         kind: Kind::Heap,
         verdict: if state == State::Leak { Verdict::Leak } else { Verdict::Suspect },
         severity: verdict::severity(percent, terms.threshold),
@@ -271,7 +266,8 @@ pub fn render(r: &SeriesReport) -> String {
     let mut out = String::new();
     let s = &r.summary;
     let head = format!("{} series, {} values", s.series, s.points);
-    let missing = if s.missing > 0 { format!(", {} without a value", s.missing) } else { String::new() };
+    let missing =
+        if s.missing > 0 { format!(", {} without a value", s.missing) } else { String::new() };
     out += &format!("{head}{missing}, {} with a baseline\n\n", s.with_baseline);
     match &s.why_not_enough {
         Some(why) => out += &format!("Not enough evidence: {why}.\n"),

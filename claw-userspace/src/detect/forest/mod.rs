@@ -51,9 +51,7 @@ impl Scale {
                 high[k] = high[k].max(row[k]);
             }
         }
-        for k in 0..FEATURES {
-            scale.range[k] = (high[k] - scale.low[k]).max(0.0);
-        }
+        scale.range = std::array::from_fn(|k| (high[k] - scale.low[k]).max(0.0));
         scale
     }
 
@@ -100,7 +98,9 @@ mod tests {
         (0..n).map(|i| std::array::from_fn(|k| 1e6 * (k as f64 + 1.0) + wave(i, k))).collect()
     }
 
-    fn odd_one_is_found(fit: fn(&[Row]) -> Result<Box<dyn Outliers>, ForestError>) {
+    type Fit = fn(&[Row]) -> Result<Box<dyn Outliers>, ForestError>;
+
+    fn odd_one_is_found(fit: Fit) {
         let mut rows = cloud(200);
         rows[17][3] += 8.0;
         let model = fit(&rows).unwrap();

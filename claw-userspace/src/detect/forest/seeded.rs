@@ -91,10 +91,8 @@ impl Seeded {
         let bounds = |k: usize| {
             rows.iter().fold((f64::MAX, f64::MIN), |(l, h), r| (l.min(r[k]), h.max(r[k])))
         };
-        let differing: Vec<(usize, (f64, f64))> = (0..FEATURES)
-            .map(|k| (k, bounds(k)))
-            .filter(|(_, (low, high))| high > low)
-            .collect();
+        let differing: Vec<(usize, (f64, f64))> =
+            (0..FEATURES).map(|k| (k, bounds(k))).filter(|(_, (low, high))| high > low).collect();
         if depth == 0 || rows.len() < 2 || differing.is_empty() {
             self.nodes.push(leaf);
             return;

@@ -11,6 +11,8 @@ const LEAST: f64 = 0.03;
 const FLOOR: f64 = 0.0001 / 60.0;
 /// How far growth has to exceed what came and went before.
 pub const BEYOND: f64 = 1.5;
+/// … and what a whole healthy run is known to do.
+const BEYOND_BASELINE: f64 = 1.35;
 /// Growth of the last third to the one before, below which it slows down. A
 /// line has 1, an exponential approach over its time constant 0.72.
 const BEND: f64 = 0.6;
@@ -82,7 +84,7 @@ impl Gate<'_> {
         }
         let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
         let own = if self.layers.own_falls { self.fell } else { 0.0 };
-        if growth < BEYOND * healthy.max(own) {
+        if growth < (BEYOND * own).max(BEYOND_BASELINE * healthy) {
             notes.ordinary = notes.ordinary.max(share);
             return Judged::Nothing;
         }

@@ -15,6 +15,8 @@ mod notes;
 mod profile;
 mod ring;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -185,7 +187,7 @@ impl Trend {
     /// Fell below half of what was the least for the last hour.
     fn fell_away(&self, p: &Point) -> bool {
         let ring = &self.rings[1];
-        if ring.len() < 5 || p.live > f64::from(self.life.level.unwrap_or(0.0)) * 1.1 {
+        if ring.count() < 5 || p.live > f64::from(self.life.level.unwrap_or(0.0)) * 1.1 {
             return false;
         }
         let mut bins = [Bin::default(); MOST];
@@ -232,7 +234,7 @@ impl Trend {
 
     fn evaluate(&mut self, r: usize, newest: usize, now_s: u32, scale: f64) -> Option<Change> {
         let ring = &self.rings[r];
-        if ring.len() < newest.min(SHORT + 1) {
+        if ring.count() < newest.min(SHORT + 1) {
             return None;
         }
         let mut bins = [Bin::default(); MOST];
@@ -372,8 +374,8 @@ impl Trend {
             self.standing = None;
         }
         let n = self.rings[3].newest(MOST, &mut bins);
-        if n == MOST {
-            let (low, high) = bins
+        if n == RINGS[3].1 {
+            let (low, high) = bins[..n]
                 .iter()
                 .fold((f32::MAX, 0f32), |(low, high), b| (low.min(b.low), high.max(b.low)));
             let shift = (bins[n - 1].low - bins[0].low).abs();
@@ -387,6 +389,10 @@ impl Trend {
         self.standing.as_deref()
     }
 
+    pub fn has_profile(&self) -> bool {
+        self.profile.is_some()
+    }
+
     /// Time of the first value, s.
     pub fn t0(&self) -> f64 {
         self.t0
@@ -394,7 +400,7 @@ impl Trend {
 
     /// Enough values were seen to say something.
     pub fn judged(&self) -> bool {
-        self.rings.iter().any(|r| r.len() >= SHORT)
+        self.rings.iter().any(|r| r.count() >= SHORT)
     }
 
     /// What this series takes, bytes.

@@ -33,29 +33,50 @@ impl Notes {
         }
         if self.steps > 0 {
             let n = times(self.steps);
-            all.push(format!("step: the level changed at once, {n}, by up to {:.0} %", percent(self.step)));
+            all.push(format!(
+                "step: the level changed at once, {n}, by up to {:.0} %",
+                percent(self.step)
+            ));
         }
         if self.warm_up > 0.03 {
-            all.push(format!("warm-up: it grew by {:.0} % as the baseline did at the same uptime", percent(self.warm_up)));
+            all.push(format!(
+                "warm-up: it grew by {:.0} % as the baseline did at the same uptime",
+                percent(self.warm_up)
+            ));
         }
         if self.filling > 0.03 {
             let end = if self.levelled > 0 { ", and levelled off" } else { "" };
-            all.push(format!("filling cache or LRU: it grew by {:.0} %, ever more slowly{end}", percent(self.filling)));
+            all.push(format!(
+                "filling cache or LRU: it grew by {:.0} %, ever more slowly{end}",
+                percent(self.filling)
+            ));
         } else if self.levelled > 0 {
             all.push(format!("filled up: growth stopped {}", times(self.levelled)));
         }
         if self.by_load > 0.03 {
-            all.push(format!("load: {:.0} % of its size come and go with the load", percent(self.by_load)));
+            all.push(format!(
+                "load: {:.0} % of its size come and go with the load",
+                percent(self.by_load)
+            ));
         }
         if self.daily > 0.05 {
-            all.push(format!("diurnal: it rises and falls by {:.0} % within a day", percent(self.daily)));
+            all.push(format!(
+                "diurnal: it rises and falls by {:.0} % within a day",
+                percent(self.daily)
+            ));
         }
         if self.bursts > 0 {
             let n = times(self.bursts);
-            all.push(format!("burst: it rose by up to {:.0} % and came back, {n}", percent(self.burst)));
+            all.push(format!(
+                "burst: it rose by up to {:.0} % and came back, {n}",
+                percent(self.burst)
+            ));
         }
         if self.ordinary > 0.03 {
-            all.push(format!("ordinary: growth of {:.0} % is within what was seen to come and go", percent(self.ordinary)));
+            all.push(format!(
+                "ordinary: growth of {:.0} % is within what was seen to come and go",
+                percent(self.ordinary)
+            ));
         }
         if all.is_empty() {
             all.push("flat: nothing that grows".to_owned());

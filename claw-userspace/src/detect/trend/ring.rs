@@ -17,7 +17,7 @@ pub struct Bin {
 }
 
 /// Width of a bin, s, and how many are kept: 10 min, 1 h, 6 h and 24 h.
-pub const RINGS: [(u32, usize); 4] = [(20, 30), (120, 30), (600, 36), (2400, 36)];
+pub const RINGS: [(u32, usize); 4] = [(20, 30), (120, 30), (600, 36), (2700, 32)];
 /// Most bins in a ring.
 pub const MOST: usize = 36;
 
@@ -71,7 +71,7 @@ impl Ring {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.bins.len()
     }
 

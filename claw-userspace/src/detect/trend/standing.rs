@@ -30,7 +30,7 @@ pub struct Hit {
 }
 
 /// Times at which the probability of chance became ten times smaller.
-const RECORDS: usize = 8;
+const RECORDS: usize = 4;
 
 #[derive(Clone, Debug)]
 pub struct Standing {
