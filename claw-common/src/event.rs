@@ -27,6 +27,8 @@ pub enum EventKind {
     Exec = 6,
     /// The target's thread-group leader exited.
     Exit = 7,
+    /// One allocation of an open window of exact mode (`--stream`).
+    GoEveryAlloc = 32,
 }
 
 impl EventKind {
@@ -39,6 +41,7 @@ impl EventKind {
             5 => Self::GoGc,
             6 => Self::Exec,
             7 => Self::Exit,
+            32 => Self::GoEveryAlloc,
             _ => return None,
         })
     }
@@ -46,7 +49,7 @@ impl EventKind {
 
 /// The tenant label found on the goroutine, if any.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordedLabel {
     /// Rank of the key that matched among the configured ones, or
     /// [`RecordedLabel::NONE`].
@@ -80,15 +83,18 @@ pub struct EventHeader {
     /// Goroutine on whose behalf it happened; 0 when there is none.
     pub goid: u64,
     /// GoAlloc, GoFree: object address. Goroutine events: address of the `g`.
+    /// GoEveryAlloc: id of the stack, negative when it was not kept.
     pub addr: u64,
     /// GoAlloc: bytes of the slot. GoFree: bytes as the runtime passes them.
+    /// GoEveryAlloc: bytes requested.
     pub size: u64,
     /// GoFree: address of the profile bucket (`specialprofile.b`), whose stack
     /// tells the site of objects sampled before the agent attached.
     /// GoroutineNew: the new goroutine's id. GoroutineExit: the ending one's.
+    /// GoEveryAlloc: address of the runtime type.
     pub aux: u64,
     /// GoroutineNew, GoroutineExit: `g.gopc`, the `go` statement's return
-    /// address.
+    /// address. GoEveryAlloc: return address of the allocator's caller.
     pub gopc: u64,
     /// GoroutineNew: `g.startpc`, entry of the goroutine's function.
     pub startpc: u64,

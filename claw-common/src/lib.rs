@@ -8,10 +8,12 @@
 
 pub mod config;
 pub mod event;
+pub mod exact;
 pub mod loss;
 #[cfg(feature = "user")]
 mod user;
 
 pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
+pub use exact::{ExactKey, ExactSite, ExactTarget, ExactValue, WindowStat};
 pub use loss::{Counter, LossReason, ProbeStat};

@@ -53,7 +53,7 @@ struct Long {
 /// Atomic, since another task can run here when this one is preempted. The
 /// intrinsic stands in for `AtomicU64::fetch_add`, which the BPF target lacks.
 #[inline(always)]
-fn add(p: *mut u64, n: u64) {
+pub fn add(p: *mut u64, n: u64) {
     // SAFETY: p points into a map value, which is aligned and outlives this.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(p, n) };
 }
@@ -135,6 +135,16 @@ pub fn send(header: &EventHeader) {
     unsafe { (&raw mut (*entry.as_mut_ptr()).header).write(*header) };
     entry.submit(wakeup());
     count(Counter::Sent);
+}
+
+/// Send; false when the ring had no room, which the caller counts.
+#[inline(always)]
+pub fn send_counting(header: &EventHeader) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Short>(0) else { return false };
+    // SAFETY: as in `send`.
+    unsafe { (&raw mut (*entry.as_mut_ptr()).header).write(*header) };
+    entry.submit(wakeup());
+    true
 }
 
 /// Send with the user stack of the current thread, by frame pointers.

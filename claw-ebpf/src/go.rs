@@ -37,7 +37,7 @@ fn target() -> Option<&'static GoTarget> {
 
 /// The user goroutine on the thread whose `g` is given, which may be `g0`.
 #[inline(always)]
-fn user_goroutine(target: &GoTarget, g: u64) -> Option<u64> {
+pub fn user_goroutine(target: &GoTarget, g: u64) -> Option<u64> {
     let m: u64 = read(g, target.g_m)?;
     read(m, target.m_curg)
 }

@@ -1,12 +1,13 @@
 //! The BPF programs. Each file holds the entry points of one subject:
-//! `go` for the Go runtime's probes, `process` for exec and exit; `labels`
-//! reads pprof labels, `emit` writes records and counts what is lost.
+//! `go` for the Go runtime's probes, `exact` for counting every allocation,
+//! `process` for exec and exit; `labels` reads pprof labels, `emit` writes records and counts what is lost.
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
 mod emit;
+mod exact;
 mod go;
 mod labels;
 mod process;

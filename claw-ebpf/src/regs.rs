@@ -1,4 +1,6 @@
 //! Registers of Go's internal ABI at a probe (`cmd/compile/abi-internal.md`).
+//! Reads are volatile, so that the compiler does not merge two of them into one
+//! from a computed address, which the verifier refuses.
 
 use aya_ebpf::programs::ProbeContext;
 
@@ -10,13 +12,13 @@ mod arch {
     #[inline(always)]
     pub fn arg0(ctx: &ProbeContext) -> u64 {
         // SAFETY: the kernel passes valid pt_regs.
-        unsafe { (*ctx.regs).rax }
+        unsafe { (&raw const (*ctx.regs).rax).read_volatile() }
     }
 
     #[inline(always)]
     pub fn arg1(ctx: &ProbeContext) -> u64 {
         // SAFETY: as above.
-        unsafe { (*ctx.regs).rbx }
+        unsafe { (&raw const (*ctx.regs).rbx).read_volatile() }
     }
 
     #[inline(always)]
@@ -31,6 +33,13 @@ mod arch {
         // SAFETY: as above.
         unsafe { (*ctx.regs).r14 }
     }
+
+    /// The stack pointer: at a function's start the return address is there.
+    #[inline(always)]
+    pub fn sp(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (*ctx.regs).rsp }
+    }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -40,7 +49,7 @@ mod arch {
     #[inline(always)]
     fn reg(ctx: &ProbeContext, n: usize) -> u64 {
         // SAFETY: the kernel passes valid user_pt_regs; n is a constant < 31.
-        unsafe { (*ctx.regs).regs[n] }
+        unsafe { (&raw const (*ctx.regs).regs[n]).read_volatile() }
     }
 
     /// First integer argument or result.
@@ -63,6 +72,13 @@ mod arch {
     #[inline(always)]
     pub fn g(ctx: &ProbeContext) -> u64 {
         reg(ctx, 28)
+    }
+
+    /// The stack pointer.
+    #[inline(always)]
+    pub fn sp(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the kernel passes valid user_pt_regs.
+        unsafe { (*ctx.regs).sp }
     }
 }
 

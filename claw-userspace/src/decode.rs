@@ -52,6 +52,16 @@ pub enum What {
     Gc,
     Exec,
     Exit,
+    /// One allocation of `size` bytes of the type at `typ` in an open window of
+    /// exact mode; `caller` is where the allocator returns to, `stack` an id
+    /// in the map of stacks. Not kept in recordings.
+    EveryAlloc {
+        stack: i32,
+        size: u64,
+        typ: u64,
+        caller: u64,
+        label: Option<Label>,
+    },
 }
 
 /// A tenant label as found on a goroutine.
@@ -101,7 +111,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             .map(|c| u64::from_ne_bytes(c.try_into().unwrap_or_default()))
             .collect::<Vec<u64>>()
     };
-    let label = decode_label(&h.label)?;
+    let label = self::label(&h.label)?;
     let what = match kind {
         EventKind::GoAlloc => What::Alloc { addr: h.addr, size: h.size, label, stack: stack() },
         EventKind::GoFree => What::Free { addr: h.addr, size: h.size, bucket: h.aux },
@@ -116,11 +126,19 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         EventKind::GoGc => What::Gc,
         EventKind::Exec => What::Exec,
         EventKind::Exit => What::Exit,
+        EventKind::GoEveryAlloc => {
+            let stack = i32::try_from(h.addr.cast_signed()).unwrap_or(-1);
+            What::EveryAlloc { stack, size: h.size, typ: h.aux, caller: h.gopc, label }
+        }
     };
     Ok(Event { t_ns: h.time_ns, pid: h.tgid, tid: h.tid, goid: h.goid, what })
 }
 
-fn decode_label(l: &RecordedLabel) -> Result<Option<Label>, DecodeError> {
+/// A label as the BPF side records it.
+///
+/// # Errors
+/// When it says that it is longer than it can be.
+pub fn label(l: &RecordedLabel) -> Result<Option<Label>, DecodeError> {
     if l.key == RecordedLabel::NONE {
         return Ok(None);
     }

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod assess;
+mod exact;
 mod series;
 
 use std::collections::BTreeMap;
@@ -141,6 +142,26 @@ impl Engine {
             Item::Restart { pid, t_ns, part } => {
                 self.advance(t_ns);
                 self.ledger.restart(pid, part, t_ns);
+            }
+            Item::ExactSite { pid, id, goroutine, type_name, stack } => {
+                self.ledger.exact_site((pid, id), goroutine, type_name, &stack);
+            }
+            Item::Window(window) => {
+                self.advance(window.to_ns);
+                self.ledger.window(&window);
+            }
+            Item::Before { pid, bucket, size, samples, rate } => {
+                self.ledger.before(pid, bucket, size, samples, rate);
+            }
+            Item::Still(still) => {
+                // It began before the look that found it.
+                self.ledger.still(&still);
+            }
+            Item::Moved { pid, id, t_ns } => {
+                self.advance(t_ns);
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.places.moved(id, t_ns);
+                }
             }
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::Event;
+use crate::decode::{Event, Label};
 use crate::symbol::Frame;
 
 /// One step of the stream. Everything the engine knows arrives as one of
@@ -73,6 +73,84 @@ pub enum Item {
         t_ns: u64,
         part: Part,
     },
+    /// `samples` objects of `size` bytes each, allocated at the stack of
+    /// `bucket`, were in use when watching began; one was taken per `rate`
+    /// bytes.
+    Before {
+        pid: u32,
+        bucket: u64,
+        size: u64,
+        samples: u64,
+        rate: u64,
+    },
+    /// Stack (leaf first) and type of what windows count under `id`, sent
+    /// before the first that does. Of goroutines: the `go` statement, and the
+    /// function that was started in place of the type.
+    ExactSite {
+        pid: u32,
+        id: u32,
+        goroutine: bool,
+        type_name: Option<String>,
+        stack: Vec<u64>,
+    },
+    /// What exact mode saw while a window was open.
+    Window(Window),
+    /// A goroutine stands still; sent when it was found so twice.
+    Still(Still),
+    /// One that stood still has moved or ended.
+    Moved {
+        pid: u32,
+        id: u64,
+        t_ns: u64,
+    },
+}
+
+/// A window of exact mode, or a part of one that stays open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    pub pid: u32,
+    /// Everything that happened from here to there was counted.
+    pub from_ns: u64,
+    pub to_ns: u64,
+    pub opened: bool,
+    pub closed: bool,
+    pub hits: u64,
+    /// The target's work that was lost to it, ns (estimate).
+    pub lost_work_ns: f64,
+    /// ns from one window to the next that the budget allows.
+    pub period_ns: f64,
+    /// What was not counted, or not in full, by reason.
+    pub lost: BTreeMap<String, u64>,
+    pub counts: Vec<SeenCount>,
+}
+
+/// Allocations (or new goroutines) of one site, tenant and size class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeenCount {
+    /// See [`Item::ExactSite`]; `u32::MAX` when it is not known.
+    pub site: u32,
+    pub label: Option<Label>,
+    pub count: u64,
+    /// As requested.
+    pub bytes: u64,
+}
+
+/// A goroutine in the same place in two looks at it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Still {
+    pub pid: u32,
+    pub id: u64,
+    /// Return address of the `go` statement.
+    pub gopc: u64,
+    /// When it was first found there.
+    pub since_ns: u64,
+    /// It stood there when watching began.
+    pub before: bool,
+    /// In the runtime's words.
+    pub reason: String,
+    pub label: Option<Label>,
+    /// Return addresses, leaf first.
+    pub stack: Vec<u64>,
 }
 
 /// What can be watched in a process, each by its own probes.

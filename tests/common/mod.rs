@@ -33,15 +33,30 @@ pub fn go(version: &str) -> Command {
 /// Build fixture `name` with a Go version. `None` when that Go is not here and
 /// is not required; the reason is printed.
 pub fn build(version: &str, name: &str, flags: &[&str]) -> Option<PathBuf> {
+    build_with(version, name, flags, None)
+}
+
+/// The same with a `GOEXPERIMENT`.
+pub fn build_with(
+    version: &str,
+    name: &str,
+    flags: &[&str],
+    experiment: Option<&str>,
+) -> Option<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-    let tag: String = format!("{name}-{version}-{}", flags.join("_"))
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
-        .collect();
+    let tag: String =
+        format!("{name}-{version}-{}{}", flags.join("_"), experiment.unwrap_or_default())
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
+            .collect();
     let out = root().join("target/fixtures").join(tag);
     std::fs::create_dir_all(out.parent().unwrap()).unwrap();
-    let built = go(version)
+    let mut go = go(version);
+    if let Some(experiment) = experiment {
+        go.env("GOEXPERIMENT", experiment);
+    }
+    let built = go
         .args(["build", "-buildvcs=false"])
         .args(flags)
         .arg("-o")

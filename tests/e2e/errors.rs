@@ -1,6 +1,18 @@
 //! What bad input gets: one line, the right exit code, the target unharmed.
 
-use std::{os::unix::process::CommandExt, process::Command, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use claw_ebpf::target::{
+    elf::Elf,
+    go::{binary::GoBinary, rate, variables::MEM_PROFILE_RATE},
+    memory::{Memory, ProcessMemory},
+};
 
 use crate::common::*;
 
@@ -50,15 +62,139 @@ fn without_root_it_says_so() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("run with sudo"));
 }
 
+/// A copy of a fixture's program with `edit` made to its bytes; it runs as
+/// before, since the runtime does not read what is edited.
+fn edited(dir: &Path, edit: impl Fn(&mut [u8], &Elf)) -> Running {
+    let program = build_default("patterns", &[]);
+    let mut bytes = std::fs::read(&program).unwrap();
+    edit(&mut bytes, &Elf::open(&program).unwrap());
+    let copy = dir.join("edited");
+    std::fs::write(&copy, bytes).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Running::start(Command::new(copy).args(["-do", "leak"]))
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn binaries_that_cannot_be_understood() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let refused = |p: &Running, message: &str| {
+        fails(&["watch", "--pid", &p.pid().to_string(), "-q"], 2, message);
+    };
+    // The offset of the function table in the pclntab's header.
+    let corrupt = edited(dirs[0].path(), |bytes, elf| {
+        let at = elf.section(".gopclntab").unwrap().offset as usize + 64;
+        bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+    });
+    refused(&corrupt, "the Go symbol table (pclntab) is damaged");
+    let newer = edited(dirs[1].path(), |bytes, elf| {
+        let at = elf.section(".go.buildinfo").unwrap().offset as usize + 33;
+        assert_eq!(&bytes[at..at + 8], b"go1.26.6");
+        bytes[at..at + 8].copy_from_slice(b"go1.99.6");
+    });
+    refused(&newer, "heap, goroutines and tenants cannot be read: no layout row for go1.99.6");
+    let damaged = edited(dirs[2].path(), |bytes, elf| {
+        let at = elf.section(".go.buildinfo").unwrap().offset as usize + 32;
+        bytes[at] = 0xff;
+        bytes[at + 1..at + 9].fill(0xff);
+    });
+    refused(&damaged, "Go build information is damaged");
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn kernel_without_uprobes() {
+    let script = "mount -t tmpfs none /sys/bus/event_source/devices && exec \"$@\"";
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_claw-ebpf")])
+        .args(["watch", "--pid", "1", "-q"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("CONFIG_UPROBE_EVENTS") && stderr.trim().lines().count() == 1);
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn target_that_goes_while_it_is_attached_to() {
+    let program = build_default("patterns", &[]);
+    for ms in [0, 20, 60, 150, 300, 450, 600, 900] {
+        let p = Running::start(Command::new(&program).args(["-do", "leak"]));
+        let mut watch = claw(&["watch", "--pid", &p.pid().to_string(), "-q", "--format", "json"]);
+        watch.stdout(Stdio::null()).stderr(Stdio::piped());
+        let watch = watch.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(ms));
+        drop(p);
+        let out = watch.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        // Gone before it was attached to, or with too little seen.
+        assert!(matches!(out.status.code(), Some(2 | 3)), "{ms} ms: {:?} {stderr}", out.status);
+        let lines = if out.status.code() == Some(2) { 1 } else { 0 };
+        assert_eq!(stderr.trim().lines().count(), lines, "{ms} ms: {stderr}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn full_ring_is_counted_and_shown() {
+    let program = build_default("patterns", &[]);
+    let p = Running::start(Command::new(program).args(["-do", "labels", "-churn", "1000"]));
+    let mut watch = claw(&["watch", "--pid", &p.pid().to_string(), "--ring-size", "64KiB"]);
+    watch.args(["--max-overhead", "100%", "--format", "jsonl", "-q"]).stdout(Stdio::piped());
+    let mut watch = Running::from(watch.spawn().unwrap());
+    let lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|l| serde_json::from_str::<serde_json::Value>(&l.unwrap()).unwrap());
+    lines.find(|l| l["event"] == "target").expect("a target");
+    // Nobody reads the ring for as long as the agent stands still.
+    let signal = |signal| {
+        // SAFETY: the child is ours and not reaped yet.
+        unsafe { libc::kill(watch.pid() as i32, signal) };
+        std::thread::sleep(Duration::from_secs(2));
+    };
+    signal(libc::SIGSTOP);
+    signal(libc::SIGCONT);
+    signal(libc::SIGTERM);
+    let report = lines.find(|l| l["event"] == "report").expect("a report");
+    let lost = report["targets"][0]["events"]["lost"]["ring_full"].as_u64().unwrap();
+    assert!(lost > 100, "{report:#}");
+    assert!(report["summary"]["lost_events"].as_u64().unwrap() >= lost);
+    let why = report["summary"]["why_not_enough"].as_str().unwrap();
+    assert!(why.contains("of the events"), "{why}");
+}
+
+/// Code of the target as it is in memory and in its file.
+fn code_is_as_in_the_file(pid: u32, elf: &Elf) {
+    let memory = ProcessMemory::open(pid).unwrap();
+    for s in elf.segments.iter().filter(|s| s.executable) {
+        let [mut file, mut now] = [(); 2].map(|()| vec![0; s.file_size as usize]);
+        elf.read_offset(s.offset, &mut file).unwrap();
+        memory.read(s.vaddr, &mut now).unwrap();
+        let differs = file.iter().zip(&now).position(|(a, b)| a != b);
+        assert!(
+            differs.is_none(),
+            "a breakpoint is left at {:#x}",
+            s.vaddr + differs.unwrap() as u64
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root and BPF"]
 fn ctrl_c_at_any_moment_ends_cleanly() {
-    let program = build_default("patterns", &[]);
-    let p = Running::start(Command::new(program).args(["-do", "leak,short"]));
-    let pid = p.pid().to_string();
-    for ms in [5, 50, 200, 400, 700, 1500] {
-        let mut watch = claw(&["watch", "--pid", &pid, "-q", "--format", "json"]);
-        watch.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let program = build_default("quiet", &[]);
+    let binary = GoBinary::open(&program).unwrap();
+    let rate_at = MEM_PROFILE_RATE.find(&binary).unwrap();
+    let mut p = Running::start(&mut Command::new(program));
+    let (pid, rate) = (p.pid(), || {
+        rate::current(p.pid(), &ProcessMemory::open(p.pid()).unwrap(), rate_at).unwrap()
+    });
+    assert_eq!(rate(), 0);
+    // At last, surely after the change, however slow the machine is.
+    const WHEN_CHANGED: u64 = 30_000;
+    for ms in [3, 30, 100, 200, 300, 400, 450, 500, 550, 600, 700, 900, 1300, WHEN_CHANGED] {
+        let mut watch = claw(&["watch", "--pid", &pid.to_string(), "-q", "--format", "json"]);
+        watch.args(["--heap-rate", "64KiB"]).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: only an async-signal-safe call between fork and exec. A
         // caller in the background may have it ignored.
         unsafe {
@@ -68,7 +204,13 @@ fn ctrl_c_at_any_moment_ends_cleanly() {
             })
         };
         let mut child = watch.spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(ms));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(ms)
+            && (ms != WHEN_CHANGED || rate() != 64 << 10)
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(ms != WHEN_CHANGED || rate() == 64 << 10, "the rate was never changed");
         // SAFETY: the child is ours and not reaped yet.
         unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
         let status = child.wait().unwrap();
@@ -78,9 +220,10 @@ fn ctrl_c_at_any_moment_ends_cleanly() {
             signalled == Some(libc::SIGINT) || status.code() == Some(3),
             "after {ms} ms: {status}"
         );
+        assert_eq!(rate(), 0, "after {ms} ms: the old rate is not back");
+        code_is_as_in_the_file(pid, binary.elf());
     }
-    let alive = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(!alive.contains("zombie"), "the target is unharmed");
+    assert!(p.child.try_wait().unwrap().is_none(), "the target is unharmed");
 }
 
 #[test]

@@ -5,7 +5,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod blocked;
+mod container;
 mod errors;
+mod exact;
 mod leaks;
+mod services;
 mod targets;
 mod versions;

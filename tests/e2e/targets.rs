@@ -1,7 +1,10 @@
 //! Targets that change: exec, exit, restart; programs without a sampler; other
 //! namespaces.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::Command,
+};
 
 use crate::common::*;
 
@@ -116,6 +119,7 @@ fn other_namespaces_and_a_cgroup_tenant() {
     drop(p);
     let t = &report["targets"][0];
     assert!(t["container"].is_string(), "{report:#}{stderr}");
+    assert!(t["image"].is_null(), "nothing tells the image: {report:#}");
     assert_eq!(report["tenants"][0]["tenant"], "from-env", "{report:#}");
     assert!(report["tenants"][0]["live_bytes"].as_f64().unwrap() > 1e6);
 }
@@ -131,4 +135,102 @@ fn run_passes_the_exit_code_on() {
     let mut out = out;
     let out = out.output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn a_reused_pid_is_another_process() {
+    let program = build_default("patterns", &[]);
+    let start = || {
+        let mut c = Command::new(&program);
+        Running::start(c.args(["-do", "leak", "-rate", "5000"]))
+    };
+    let first = start();
+    let pid = first.pid();
+    let mut watch = claw(&["watch", "--pid", &pid.to_string(), "--format", "jsonl", "-q"]);
+    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|l| l.contains("\"event\":\"target\"")).expect("a target");
+    drop(first);
+    // The kernel gives out the next number after the last.
+    let second = (0..200).map(|_| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        start()
+    });
+    let second = second.into_iter().find(|p| p.pid() == pid);
+    let second = second.expect("the pid could not be had again");
+    let rest: Vec<serde_json::Value> = lines.map(|l| serde_json::from_str(&l).unwrap()).collect();
+    assert_eq!(watch.wait().unwrap().code(), Some(3), "it ends by itself, with nothing to say");
+    let report = rest.iter().find(|l| l["event"] == "report").unwrap();
+    let targets = report["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 1, "{targets:#?}");
+    assert!(targets[0]["gone"].as_str().unwrap().contains("ended"), "{targets:#?}");
+    assert!(std::path::Path::new(&format!("/proc/{}/exe", second.pid())).exists());
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn attached_and_let_go_at_full_load() {
+    let program = build_default("patterns", &[]);
+    let mut p = Running::start(Command::new(program).args([
+        "-do",
+        "leak,labels,short,pool",
+        "-churn",
+        "3000",
+    ]));
+    let pid = p.pid().to_string();
+    for _ in 0..4 {
+        let (_, report, _) = claw_json(&[
+            "watch",
+            "--pid",
+            &pid,
+            "--duration",
+            "2s",
+            "--interval",
+            "1s",
+            "--format",
+            "json",
+            "-q",
+            "--max-overhead",
+            "100%",
+        ]);
+        let target = &report["targets"][0];
+        assert_eq!(target["blocked"], serde_json::json!([]), "{report:#}");
+        assert!(target["events"]["received"].as_u64().unwrap() > 100, "{report:#}");
+        assert_eq!(target["events"]["lost"]["ring_full"], 0, "{report:#}");
+        assert!(target["gone"].is_null(), "{report:#}");
+    }
+    assert!(p.child.try_wait().unwrap().is_none(), "the target is unharmed");
+}
+
+/// What a service held before anybody looked: the `heap` verb and `watch` say
+/// the same, with the line.
+#[test]
+#[ignore = "needs root and BPF"]
+fn heap_from_before_watching() {
+    let program = build_default("patterns", &["-buildmode=pie", "-ldflags=-s -w"]);
+    let p = Running::start(Command::new(program).args(["-do", "startup", "-churn", "400"]));
+    // GC cycles that the profile waits for.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let pid = p.pid().to_string();
+    let (code, heap, _) = claw_json(&["heap", "--pid", &pid, "--format", "json"]);
+    assert_eq!(code, 0);
+    let row = heap["rows"].as_array().unwrap().iter().find(|r| {
+        r["site"]["function"] == "main.startup" && r["inuse_objects"].as_i64().unwrap() > 1000
+    });
+    // 20,000 objects of 4096 bytes.
+    let bytes = row.unwrap()["inuse_space"].as_f64().unwrap();
+    assert!((50e6..115e6).contains(&bytes), "{bytes}");
+
+    let (_, report, _) =
+        claw_json(&["watch", "--pid", &pid, "--duration", "2s", "--format", "json", "-q"]);
+    let before = &report["targets"][0]["before_attach"];
+    let site = &before["sites"][0];
+    assert_eq!(site["function"], "main.startup", "{before:#}");
+    assert_eq!(site["line"], row.unwrap()["site"]["line"], "{before:#}");
+    assert!((site["bytes"].as_f64().unwrap() / bytes - 1.0).abs() < 0.05, "{before:#}");
+
+    let out = claw(&["heap", "--pid", &pid, "--by", "tenant"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("carries no labels"));
 }

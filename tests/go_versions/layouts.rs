@@ -96,11 +96,24 @@ fn every_offset_is_what_dwarf_says() {
             ("runtime.g.startpc", l.g_startpc),
             ("runtime.g.labels", l.g_labels),
             ("runtime.m.curg", l.m_curg),
+            ("runtime.g.stack", 0),
+            ("runtime.g.sched", 56),
+            ("runtime.g.syscallsp", l.g_sched_bp + 8),
+            ("runtime.g.syscallpc", l.g_sched_bp + 16),
+            ("runtime.g.waitsince", l.g_goid + 16),
+            ("runtime.g.waitreason", l.g_goid + 24),
+            ("runtime.g.trackingSeq", l.g_tracking_seq),
+            ("runtime.g.lockedm", l.g_lockedm),
+            ("runtime.gobuf.sp", 0),
+            ("runtime.gobuf.pc", 8),
+            ("runtime.gobuf.bp", l.g_sched_bp - 56),
             ("runtime.special.kind", l.special_kind),
             ("runtime.specialprofile.b", l.special_bucket),
         ] {
             assert_eq!(u64::from(offset), fact(name), "Go {version}: {name}");
         }
+        let parent = facts.get("runtime.g.parentGoid").copied().unwrap_or(0);
+        assert_eq!(u64::from(l.g_parent), parent, "Go {version}: parentGoid");
         for (name, offset) in [("allnext", 8), ("typ", 16), ("size", 32), ("nstk", 40)] {
             assert_eq!(fact(&format!("runtime.bucket.{name}")), offset, "Go {version}: {name}");
         }

@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cores;
+mod goroutines;
+mod heap;
 mod layouts;
 mod symbols;
 mod tables;

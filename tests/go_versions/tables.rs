@@ -4,7 +4,7 @@ use claw_ebpf::{
     probe::Plan,
     target::go::{
         binary::GoBinary,
-        variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
+        variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE, MPROF_CYCLE},
     },
 };
 
@@ -18,11 +18,38 @@ fn patterns_find_what_the_symbol_table_names() {
             let Some(path) = build(version, "patterns", flags) else { continue };
             let binary = GoBinary::open(&path).unwrap();
             assert!(!binary.stripped(), "Go {version}");
-            for variable in [ALLGS, MEM_PROFILE_RATE, MBUCKETS] {
+            for variable in [ALLGS, MEM_PROFILE_RATE, MBUCKETS, MPROF_CYCLE] {
                 let symbol = binary.elf().symbols(&[variable.name])[0].unwrap();
                 let pattern = variable.by_pattern(&binary);
                 assert_eq!(pattern, Ok(symbol), "Go {version} {flags:?} {}", variable.name);
             }
+        }
+    }
+}
+
+/// Code that is not as known is refused by name, not read by guess.
+#[test]
+fn a_pattern_that_does_not_match_is_named() {
+    let Some(path) = build("1.26.6", "patterns", &["-buildmode=pie", "-ldflags=-s -w"]) else {
+        return;
+    };
+    let binary = GoBinary::open(&path).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("other");
+    for (variable, function) in [
+        (MBUCKETS, "runtime.mProf_FlushLocked"),
+        (MPROF_CYCLE, "runtime.mProf_Flush"),
+        (MEM_PROFILE_RATE, "runtime.profilealloc"),
+        (ALLGS, "runtime.allgadd"),
+    ] {
+        let range = binary.function(function).unwrap();
+        let at = binary.file_offset(range.entry).unwrap() as usize;
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at..at + (range.end - range.entry) as usize].fill(0x90);
+        std::fs::write(&file, bytes).unwrap();
+        let error = variable.find(&GoBinary::open(&file).unwrap()).unwrap_err().to_string();
+        for part in [variable.name, function, "RIP-relative"] {
+            assert!(error.contains(part), "no {part} in: {error}");
         }
     }
 }

@@ -63,6 +63,8 @@ fn json_lines_keep_to_their_schema() {
 /// A target with all that can be said of one.
 fn with_everything() -> Vec<Item> {
     let mut items = leaking(90.0);
+    let first = items.iter().position(|i| matches!(i, Item::Event(_))).unwrap();
+    items.insert(first, Item::Before { pid: PID, bucket: 20, size: 512, samples: 7, rate: RATE });
     for item in &mut items {
         match item {
             Item::Target(info) => {

@@ -183,3 +183,48 @@ fn goroutines_that_pile_up_and_those_that_do_not() {
     let [low, high] = report.findings[0].growth.interval95.unwrap();
     assert!(low < 30.0 && 30.0 < high, "{low} to {high} a minute");
 }
+
+/// What was there before: counted by site, nobody's, and freed by the frees of
+/// unknown birth.
+#[test]
+fn heap_from_before_is_in_the_picture_from_the_first_second() {
+    let leak = leak(MIB, 512, Life::Stays);
+    let mut items = stream(&[garbage(), leak], 60.0, 2.0, 1);
+    let first = items.iter().position(|i| matches!(i, Item::Event(_))).unwrap();
+    // 100 samples of 512 bytes stand for 51 MB; 10 of them are freed.
+    let before =
+        |bucket, samples| Item::Before { pid: PID, bucket, size: 512, samples, rate: RATE };
+    items.insert(first, before(leak.pc, 100));
+    items.insert(first, before(99, 1));
+    for addr in 0..10 {
+        items.push(event(60.0, What::Free { addr, size: 512, bucket: leak.pc }));
+    }
+    let mut early = items.clone();
+    early.truncate(first + 2);
+    let report = run(early).engine.report();
+    let held = report.targets[0].before_attach.clone().unwrap();
+    assert!((held.bytes / (101.0 * RATE as f64) - 1.0).abs() < 1e-3, "{held:?}");
+    let sites: Vec<_> = held.sites.iter().map(|s| s.function.as_str()).collect();
+    assert_eq!(sites, ["main.f20", "(unknown)"], "a bucket without a stack is kept");
+    let nobody = &report.tenants[0];
+    assert_eq!((nobody.tenant.as_str(), nobody.live_bytes), ("-", Some(0.0)));
+    assert_eq!(nobody.before_attach_bytes, Some(held.bytes));
+
+    items.push(Item::Tick { t_ns: 61 * SECOND });
+    let report = run(items.clone()).engine.report();
+    let f = &report.findings[0];
+    let still = f.live.before_attach_bytes.unwrap();
+    assert!((still / (90.0 * RATE as f64) - 1.0).abs() < 1e-3, "{still}");
+    let says = f.evidence.iter().find(|e| e.detail.contains("before watching began")).unwrap();
+    assert!(says.detail.starts_with("45.0 MiB in 92"), "{}", says.detail);
+    assert!(f.live.bytes.unwrap() < 1.3 * 60.0 * MIB, "what was there before is not the tenant's");
+    let text = claw_ebpf::report::text::render(&report, claw_ebpf::report::text::Style::Plain);
+    assert!(text.contains("in use since before: 45.5 MiB; most of it"), "{text}");
+
+    // The whole process is one tenant's: so was what it held.
+    let Item::Target(info) = &mut items[0] else { panic!("{:?}", items[0]) };
+    info.default_tenant = Some("acme".into());
+    let report = run(items).engine.report();
+    assert!(report.tenants.iter().all(|t| t.tenant == "acme"));
+    assert!(report.tenants[0].before_attach_bytes.unwrap() > 40.0 * MIB);
+}

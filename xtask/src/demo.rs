@@ -39,7 +39,7 @@ pub fn run(root: &Path) -> Result<()> {
         "-leak-tenant",
         TENANT,
         "-leak-rate",
-        "200000",
+        "400000",
         "-ballast",
         "50000000",
     ]))?;

@@ -5,6 +5,7 @@ mod bpf;
 mod command;
 mod demo;
 mod eval;
+mod services;
 mod test;
 mod toolchain;
 
@@ -24,6 +25,8 @@ enum Cli {
     Demo,
     /// Measure the verdicts over series against known truth and other detectors
     Eval(eval::Args),
+    /// Watch etcd and caddy under load, as root, and compare with their own profiles
+    Soak(services::Args),
     /// Run every test, those on real processes with real probes included
     Test(test::Args),
 }
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Bpf(verb) => bpf::run(&root, verb),
         Cli::Demo => demo::run(&root),
         Cli::Eval(args) => eval::run(&root, &args),
+        Cli::Soak(args) => services::soak(&root, &args),
         Cli::Test(args) => test::run(&root, &args),
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command::is_root, toolchain};
+use crate::{
+    command::{apt_install, is_root, output},
+    services, toolchain,
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +29,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         );
     }
     let go = toolchain::all(root)?;
+    if with_root {
+        services::install(root, &go)?;
+        if output(Command::new("runc").arg("--version")).is_err() {
+            apt_install(&["runc"], "the test in a container")?;
+        }
+    }
     let mut total = Counts::default();
     let cargo = |extra: &[&str]| {
         let mut c = Command::new("cargo");

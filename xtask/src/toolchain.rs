@@ -51,7 +51,8 @@ fn is_recent(go: &Path) -> bool {
         .is_some_and(|minor| minor >= 21)
 }
 
-/// Make every version that the tests build with available.
+/// Make every version that the tests build with available, and what else they
+/// need.
 pub fn all(root: &Path) -> Result<PathBuf> {
     let go = go(root)?;
     for version in MODULES {
@@ -59,6 +60,9 @@ pub fn all(root: &Path) -> Result<PathBuf> {
     }
     if !Path::new(GO_1_19).exists() {
         apt_install(&["golang-1.19-go"], "the tests on Go 1.19")?;
+    }
+    if output(Command::new("gdb").arg("--version")).is_err() {
+        apt_install(&["gdb"], "the tests on core dumps")?;
     }
     Ok(go)
 }

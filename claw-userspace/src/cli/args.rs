@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use claw_ebpf::{
     baseline::load_or_learn,
-    pipeline::{Finished, Options, Stdout, View},
+    pipeline::{ExactOptions, Finished, Options, Stdout, View},
     report::{
         exit::{self, FailOn},
         output::Output,
@@ -60,7 +60,9 @@ pub struct WatchArgs {
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub interval: Duration,
 
-    /// Which part of the work to see. `sampled` rides the runtime's own sampler
+    /// Which part of the work to see. `sampled` rides the runtime's own sampler;
+    /// `exact` also counts every allocation and new goroutine, by tenant, site
+    /// and type, in windows that --max-overhead governs
     #[arg(long, value_enum, default_value = "sampled")]
     pub mode: Mode,
 
@@ -68,6 +70,11 @@ pub struct WatchArgs {
     /// that would cost more are detached and reported as blocked
     #[arg(long, default_value = "1%", value_parser = percent, value_name = "PERCENT")]
     pub max_overhead: f64,
+
+    /// With --mode exact: also write each allocation of an open window to FILE,
+    /// as JSON lines. Makes a hit dearer, and so windows rarer
+    #[arg(long, value_name = "FILE")]
+    pub stream: Option<PathBuf>,
 
     /// Set Go's MemProfileRate in the target to SIZE while watching. This
     /// writes into the target's memory; the old value is restored at the end
@@ -103,6 +110,7 @@ pub struct WatchArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     Sampled,
+    Exact,
 }
 
 impl ReportArgs {
@@ -139,12 +147,17 @@ impl WatchArgs {
     /// # Errors
     /// When a tenant rule or the baseline is wrong.
     pub fn options(&self, duration: Option<Duration>) -> anyhow::Result<Options> {
-        let Mode::Sampled = self.mode;
+        let exact = match (self.mode, &self.stream) {
+            (Mode::Exact, stream) => Some(ExactOptions { stream: stream.clone() }),
+            (Mode::Sampled, None) => None,
+            (Mode::Sampled, Some(_)) => anyhow::bail!("--stream needs --mode exact"),
+        };
         Ok(Options {
             duration,
             interval: self.interval,
             max_overhead: self.max_overhead,
             heap_rate: self.heap_rate,
+            exact,
             environment: self.env.clone(),
             tenants: Rules::parse(&self.tenant)?,
             threshold: self.threshold,

@@ -13,7 +13,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let mut checks = capability::checks();
     // The proof of the pudding: does the kernel take the programs?
-    let loaded = Probes::load(&[], 64 << 10);
+    let loaded = Probes::load(&[], 64 << 10, false);
     checks.push(capability::Check {
         name: "BPF programs",
         ok: loaded.is_ok(),

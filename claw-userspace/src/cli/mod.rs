@@ -6,6 +6,8 @@ mod baseline;
 mod detect;
 mod discover;
 mod doctor;
+mod goroutines;
+mod heap;
 mod parity;
 mod replay;
 mod run;
@@ -14,7 +16,10 @@ mod watch;
 use std::io::Write;
 
 use clap::{Parser, Subcommand};
-use claw_ebpf::pipeline::WatchError;
+use claw_ebpf::{
+    heap::HeapError,
+    pipeline::{DumpError, WatchError},
+};
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,10 @@ enum Verb {
     Watch(watch::Args),
     /// Start a program and watch it until it ends
     Run(run::Args),
+    /// Show a program's heap as its runtime accounts for it, since it started
+    Heap(heap::Args),
+    /// List every goroutine of a running Go process or a core dump, by stack
+    Goroutines(goroutines::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
     /// Judge series from elsewhere, without root
@@ -80,10 +89,10 @@ fn print(text: &str) -> std::io::Result<()> {
 
 /// The exit code of an error: 3 where permission is missing, else 2.
 pub fn error_code(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<WatchError>() {
-        Some(WatchError::NotPermitted(_)) => 3,
-        _ => 2,
-    }
+    let watch = matches!(error.downcast_ref(), Some(WatchError::NotPermitted(_)));
+    let heap = matches!(error.downcast_ref(), Some(HeapError::NotPermitted(_)));
+    let dump = error.downcast_ref::<DumpError>().is_some_and(DumpError::is_permission);
+    if watch || heap || dump { 3 } else { 2 }
 }
 
 impl Cli {
@@ -95,6 +104,8 @@ impl Cli {
             Verb::Doctor(args) => doctor::run(&args),
             Verb::Watch(args) => watch::run(args),
             Verb::Run(args) => run::run(args),
+            Verb::Heap(args) => heap::run(&args),
+            Verb::Goroutines(args) => goroutines::run(&args),
             Verb::Replay(args) => replay::run(&args),
             Verb::Detect(args) => detect::run(&args),
             Verb::Baseline(args) => baseline::run(&args),

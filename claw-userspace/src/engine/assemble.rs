@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-use super::Engine;
+use super::{Engine, exact};
 use crate::{
-    ledger::{Amount, Process},
-    report::{clean::clean, model},
+    ledger::{Amount, Process, SiteId},
+    report::{clean::clean, model, site::describe},
     stream::{Part, Session},
     tenant::TenantId,
 };
@@ -16,10 +14,7 @@ use model::Verdict;
 /// Wall-clock time of a monotonic one, RFC 3339 UTC.
 pub fn timestamp(session: &Session, t_ns: u64) -> String {
     let ns = i128::from(session.wall_ns) + i128::from(t_ns) - i128::from(session.t_ns);
-    OffsetDateTime::from_unix_timestamp_nanos(ns - ns.rem_euclid(1_000_000_000))
-        .ok()
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_default()
+    model::timestamp(ns)
 }
 
 /// Share of events lost above which silence means nothing.
@@ -59,6 +54,7 @@ pub fn report(e: &Engine) -> model::Report {
         execution_log: e.log.clone(),
         targets: live.chain(ended).collect(),
         tenants: e.ledger.processes().flat_map(|p| tenants(e, p)).collect(),
+        allocations: exact::allocations(e),
         findings,
         summary,
     }
@@ -105,6 +101,11 @@ fn events(e: &Engine) -> model::Events {
     for (name, count) in e.ledger.forgotten() {
         lost.insert(name.to_owned(), count);
     }
+    for p in e.ledger.processes() {
+        for (name, count) in p.exact.iter().flat_map(|x| &x.lost) {
+            *lost.entry(name.clone()).or_default() += count;
+        }
+    }
     if e.log_dropped > 0 {
         lost.insert("log_lines".into(), e.log_dropped);
     }
@@ -135,20 +136,46 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         image: p.info.container.as_ref().and_then(|c| c.image.clone()),
         events: model::Events { received: p.events, ..events(e) },
         overhead: model::Overhead {
-            hits: e.counters.hits,
-            estimated_ratio: (seconds > 0.0).then(|| e.counters.probe_ns as f64 / 1e9 / seconds),
+            hits: e.counters.hits + p.exact.as_ref().map_or(0, |x| x.hits),
+            estimated_ratio: (seconds > 0.0).then(|| {
+                let windows = p.exact.as_ref().map_or(0.0, |x| x.lost_ns);
+                (e.counters.probe_ns as f64 + windows) / 1e9 / seconds
+            }),
         },
         blocked: p.info.blocked.clone(),
         live_bytes: known.then_some(totals.bytes),
         live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
         rss_bytes: p.rss_bytes,
         gc_cycles: Some(u64::from(p.gc_cycles)),
+        before_attach: before_attach(p),
         gone,
+        exact: exact::target(p),
     }
+}
+
+/// Sites shown of what was there before.
+const MOST_HELD: usize = 10;
+
+fn before_attach(p: &Process) -> Option<model::BeforeAttach> {
+    let total = p.before.total().filter(|_| heap_known(p))?;
+    let held = |(id, amount): (SiteId, Amount)| {
+        let site = describe(p.sites.get(id)?);
+        Some(model::HeldSite {
+            id: site.id,
+            function: site.function,
+            file: site.file,
+            line: site.line,
+            bytes: amount.bytes,
+            objects: amount.objects,
+        })
+    };
+    let sites = p.before.largest().into_iter().take(MOST_HELD).filter_map(held).collect();
+    Some(model::BeforeAttach { bytes: total.bytes, objects: total.objects, sites })
 }
 
 #[derive(Default)]
 struct Sums {
+    before: Option<f64>,
     live: Amount,
     born: f64,
     goroutines: u64,
@@ -163,21 +190,31 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
         s.live.variance += g.live.variance;
         s.born += g.born.bytes;
     }
+    for tenant in p.exact.iter().flat_map(|x| x.tenants()) {
+        sums.entry(tenant).or_default();
+    }
     for g in p.goroutines.groups() {
         sums.entry(g.tenant).or_default().goroutines += g.live_samples;
     }
     let known = heap_known(p);
+    if let Some(before) = p.before.total().filter(|b| known && b.bytes > 0.0) {
+        sums.entry(p.before.tenant).or_default().before = Some(before.bytes);
+    }
     let seconds = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
     let mut tenants: Vec<model::Tenant> = sums
         .into_iter()
         .map(|(id, s)| {
+            let exact = exact::tenant_rate(p, id);
+            let sampled = (known && seconds > 0.0).then(|| s.born / seconds);
             let mut tenant = model::Tenant {
                 tenant: e.ledger.tenants.name(id).to_owned(),
                 pid: p.info.pid,
                 live_bytes: known.then_some(s.live.bytes),
                 live_bytes_se: known.then_some(s.live.variance.max(0.0).sqrt()),
                 live_objects: known.then_some(s.live.objects),
-                alloc_bytes_per_s: (known && seconds > 0.0).then(|| s.born / seconds),
+                before_attach_bytes: s.before,
+                alloc_bytes_per_s: exact.map_or(sampled, |(rate, _)| Some(rate)),
+                alloc_interval95: exact.and_then(|(_, interval)| interval),
                 goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
                 coefficient: None,
                 anomaly_score: None,

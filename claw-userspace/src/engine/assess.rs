@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     detect::{Accumulation, Limits, judge},
     explain,
-    ledger::{Group, Ledger, Lifetimes, Population, Process, Site},
-    report::{clean::clean, model},
+    ledger::{Amount, Group, Ledger, Lifetimes, Place, Population, Process, Site},
+    report::{clean::clean, model, site::describe, text},
     stream::Session,
 };
 
@@ -41,12 +41,14 @@ pub fn findings(
         let scope = Scope { session, ledger, long_view, process: p, lost, now_ns };
         let heap = scope.population(&p.heap, Kind::Heap, &mut found);
         let goroutines = scope.population(&p.goroutines, Kind::Goroutine, &mut found);
-        standing.push((p.info.pid, heap, goroutines));
+        let places = scope.places(&mut found);
+        standing.push((p.info.pid, heap, goroutines, places));
     }
-    for (pid, heap, goroutines) in standing {
+    for (pid, heap, goroutines, places) in standing {
         if let Some(p) = ledger.process_mut(pid) {
             p.heap.stand(&heap);
             p.goroutines.stand(&goroutines);
+            p.places.population.stand(&places);
         }
     }
     found
@@ -105,10 +107,70 @@ impl Scope<'_> {
                 let more = self.long_view.evidence(&subject, p.info.pid, group.tenant);
                 finding.evidence.extend(more);
             }
+            if kind == Kind::Goroutine
+                && let Some(place) = p.places.of(group.tenant, group.site)
+            {
+                self.say_where(&mut finding, place, site);
+            }
             let key = format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
             found.insert(key, finding);
         }
         groups
+    }
+
+    /// Goroutines that stand still: a finding where ever more of one creation
+    /// site wait in one place. Gives the groups that are.
+    fn places(&self, found: &mut BTreeMap<String, model::Finding>) -> Vec<u32> {
+        let p = self.process;
+        let population = &p.places.population;
+        let limits = self.limits(Kind::Goroutine);
+        let evidence = population.evidence(self.now_ns, &p.gc_ns, 0.0, limits.suspect as u64);
+        let mut judged: Vec<(u32, Accumulation)> =
+            evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
+        // Of several places of one creation site the worst stands for it.
+        judged.sort_by(|a, b| b.1.per_minute.total_cmp(&a.1.per_minute).then(a.0.cmp(&b.0)));
+        let groups = judged.iter().map(|(i, _)| *i).collect();
+        let ages = population.ages(self.now_ns);
+        for (i, accumulation) in judged {
+            let Some(group) = population.groups().get(i as usize) else { continue };
+            let Some(place) = p.places.get(group.site) else { continue };
+            let Some(site) = p.sites.get(place.creation) else { continue };
+            let thread = explain::holds_thread(&place.reason);
+            let kind = if thread { Kind::Thread } else { Kind::Goroutine };
+            let mut finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            self.say_where(&mut finding, place, site);
+            let key = |kind| format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
+            // Those that were also seen to be born are counted more exactly.
+            if thread {
+                found.remove(&key(Kind::Goroutine));
+            }
+            let known = found.get(&key(kind)).map(|f| f.verdict);
+            if known.is_none_or(|v| v < finding.verdict) {
+                found.insert(key(kind), finding);
+            }
+        }
+        groups
+    }
+
+    fn say_where(&self, finding: &mut model::Finding, place: &Place, creation: &Site) {
+        let Some(blocked) = self.process.sites.get(place.blocked) else { return };
+        finding.blocked_on = Some(explain::blocked_on(&place.reason, blocked));
+        if let Some(remedy) = explain::waiting_remedy(&place.reason, creation, blocked) {
+            finding.remedy = Some(remedy);
+        }
+        let at = match &finding.blocked_on {
+            Some(b) => match (&b.function, &b.file, b.line) {
+                (Some(f), Some(file), Some(line)) => format!(" in {f} ({file}:{line})"),
+                (Some(f), ..) => format!(" in {f}"),
+                _ => String::new(),
+            },
+            None => String::new(),
+        };
+        finding.evidence.push(model::Evidence {
+            kind: EvidenceKind::Blocked,
+            detail: format!("they stand still: {}{at}", place.reason),
+            value: None,
+        });
     }
 
     fn finding(
@@ -127,9 +189,6 @@ impl Scope<'_> {
         let percent =
             info.heap_bytes.filter(|b| heap && *b > 0).map(|b| a.per_minute / b as f64 * 100.0);
         let severity = self.severity(kind, percent, a);
-        let culprit = site.culprit_frame();
-        let name = |s: &str| (!s.is_empty()).then(|| clean(s));
-        let line = |l: u32| (l > 0).then_some(l);
         model::Finding {
             id: model::finding_id(&info.name, kind, &tenant, &site.id),
             kind,
@@ -139,22 +198,7 @@ impl Scope<'_> {
             pid: info.pid,
             process: clean(&info.name),
             tenant,
-            site: model::Site {
-                id: site.id.clone(),
-                function: culprit.map_or_else(|| "(unknown)".to_owned(), |f| clean(&f.function)),
-                file: culprit.and_then(|f| name(&f.file)),
-                line: culprit.and_then(|f| line(f.line)),
-                stack: site
-                    .frames
-                    .iter()
-                    .map(|f| model::StackFrame {
-                        function: clean(&f.function),
-                        file: name(&f.file),
-                        line: line(f.line),
-                        inlined: f.inlined,
-                    })
-                    .collect(),
-            },
+            site: describe(site),
             growth: model::Growth {
                 percent_per_minute: percent,
                 bytes_per_minute: (heap && known).then_some(a.per_minute),
@@ -164,6 +208,7 @@ impl Scope<'_> {
             live: model::Live {
                 bytes: (heap && known).then_some(group.live.bytes),
                 objects: known.then_some(group.live.objects),
+                before_attach_bytes: self.before(kind, group).map(|b| b.bytes),
                 oldest_s: ages.map(|(oldest, _)| *oldest as f64 / 1e9),
                 age_s: ages.and_then(|(_, h)| h.summary_s()),
                 freed_lifetime_s: group.lifetimes.summary_s(),
@@ -175,6 +220,11 @@ impl Scope<'_> {
             holder: None,
             remedy: explain::remedy(kind, site),
         }
+    }
+
+    /// What of the group's site is in use since before watching began.
+    fn before(&self, kind: Kind, group: &Group) -> Option<Amount> {
+        self.process.before.at(group.site).filter(|_| kind == Kind::Heap)
     }
 
     fn severity(&self, kind: Kind, percent: Option<f64>, a: &Accumulation) -> Severity {
@@ -223,6 +273,15 @@ impl Scope<'_> {
             evidence(EvidenceKind::Age, age, a.survivors as f64),
             evidence(EvidenceKind::Trend, trend, a.per_minute),
         ];
+        if let Some(b) = self.before(kind, group).filter(|b| b.bytes >= 1.0) {
+            let detail = format!(
+                "{} in {:.0} objects of this site were in use before watching began and still \
+                 are; whose they are is not known",
+                text::bytes(b.bytes),
+                b.objects
+            );
+            all.push(evidence(EvidenceKind::Age, detail, b.bytes));
+        }
         if self.lost > 0.0 {
             let missed = group.births as f64 * self.lost;
             let detail = format!(

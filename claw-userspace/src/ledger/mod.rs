@@ -4,7 +4,10 @@
 //! Its memory is bounded: what finds no room is counted in
 //! [`Ledger::forgotten`].
 
+mod before;
+mod exact;
 mod lifetimes;
+mod places;
 mod population;
 mod site;
 
@@ -12,13 +15,16 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+pub use before::Before;
+pub use exact::{Estimate, Exact, Scale, Subject};
 pub use lifetimes::Lifetimes;
+pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
 pub use site::{Site, SiteId, Sites};
 
 use crate::{
     decode::{Event, Label, What},
-    stream::{Blocked, Part, TargetInfo},
+    stream::{Blocked, Part, Still, TargetInfo, Window},
     target::go::memprofile::sampled_share,
     tenant::{TenantId, TenantTable},
 };
@@ -54,6 +60,9 @@ pub struct Process {
     pub sites: Sites,
     pub heap: Population,
     pub goroutines: Population,
+    pub before: Before,
+    /// Goroutines that stand still.
+    pub places: Places,
     pub gc_cycles: u32,
     /// Times of the latest cycles, newest last.
     pub gc_ns: Vec<u64>,
@@ -64,6 +73,8 @@ pub struct Process {
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
     buckets: FxHashMap<u64, SiteId>,
+    /// What exact mode counted.
+    pub exact: Option<Exact>,
 }
 
 #[derive(Debug)]
@@ -85,6 +96,8 @@ impl Ledger {
             sites: Sites::new(b.sites),
             heap: heap(b, info.t_ns),
             goroutines: goroutines(b, info.t_ns),
+            before: Before::new(owner(&mut self.tenants, &info)),
+            places: Places::new(GOROUTINE_PROOF, b.live, b.groups, info.t_ns),
             gc_cycles: 0,
             gc_ns: Vec::new(),
             events: 0,
@@ -92,6 +105,7 @@ impl Ledger {
             threads: None,
             blind: Vec::new(),
             buckets: FxHashMap::default(),
+            exact: None,
             info,
         };
         self.processes.insert(process.info.pid, process);
@@ -110,7 +124,10 @@ impl Ledger {
         let bounds = self.bounds;
         let Some(p) = self.processes.get_mut(&pid) else { return };
         match part {
-            Part::Heap => p.heap = heap(&bounds, t_ns),
+            Part::Heap => {
+                p.heap = heap(&bounds, t_ns);
+                p.before = Before::new(p.before.tenant);
+            }
             Part::Goroutines => p.goroutines = goroutines(&bounds, t_ns),
         }
     }
@@ -141,13 +158,26 @@ impl Ledger {
         }
     }
 
+    /// `samples` objects of `size` bytes of a bucket were in use when watching
+    /// began; one sample was taken per `rate` bytes.
+    pub fn before(&mut self, pid: u32, bucket: u64, size: u64, samples: u64, rate: u64) {
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        p.before.rate = Some(rate);
+        let site = p.buckets.get(&bucket).copied().unwrap_or(SiteId(0));
+        let one = heap_amount(size, Some(rate));
+        let n = samples as f64;
+        let all =
+            Amount { objects: one.objects * n, bytes: one.bytes * n, variance: one.variance * n };
+        p.before.add(site, &all);
+    }
+
     pub fn event(&mut self, event: &Event) {
         let Some(p) = self.processes.get_mut(&event.pid) else { return };
         p.events += 1;
         let part = match &event.what {
             What::Alloc { .. } | What::Free { .. } => Some(Part::Heap),
             What::GoroutineNew { .. } | What::GoroutineExit { .. } => Some(Part::Goroutines),
-            What::Gc | What::Exec | What::Exit => None,
+            What::Gc | What::Exec | What::Exit | What::EveryAlloc { .. } => None,
         };
         // Stragglers of a part that was given up would look like leaks.
         if part.is_some_and(|part| p.blind.contains(&part)) {
@@ -164,7 +194,9 @@ impl Ledger {
                 if !p.heap.death(*addr, event.t_ns, p.gc_cycles)
                     && let Some(site) = p.buckets.get(bucket)
                 {
-                    p.heap.foreign_death(*site, heap_amount(*size, p.info.sample_rate));
+                    let amount = heap_amount(*size, p.before.rate.or(p.info.sample_rate));
+                    p.heap.foreign_death(*site, amount);
+                    p.before.freed(*site, &amount);
                 }
             }
             What::GoroutineNew { id, gopc, label, stack, .. } => {
@@ -185,8 +217,52 @@ impl Ledger {
                 }
                 p.gc_ns.push(event.t_ns);
             }
-            What::Exec | What::Exit => {}
+            What::Exec | What::Exit | What::EveryAlloc { .. } => {}
         }
+    }
+
+    /// A goroutine stands still.
+    pub fn still(&mut self, s: &Still) {
+        let Some(p) = self.processes.get_mut(&s.pid) else { return };
+        let tenant = tenant(&mut self.tenants, &p.info, s.label.as_ref());
+        p.places.still(s, tenant, &mut p.sites);
+    }
+
+    pub fn exact_site(
+        &mut self,
+        (pid, id): (u32, u32),
+        goroutine: bool,
+        type_name: Option<String>,
+        stack: &[u64],
+    ) {
+        let most = self.bounds.sites * 8;
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        let exact = p.exact.get_or_insert_default();
+        if (id as usize) < most {
+            let site = p.sites.of_stack(stack);
+            exact.site(id, site, goroutine, type_name);
+        }
+    }
+
+    pub fn window(&mut self, w: &Window) {
+        let Some(p) = self.processes.get_mut(&w.pid) else { return };
+        let exact = p.exact.get_or_insert_default();
+        exact.covered(w.from_ns, w.to_ns, &p.heap);
+        exact.windows += u64::from(w.opened);
+        exact.hits += w.hits;
+        exact.lost_ns += w.lost_work_ns;
+        exact.period_ns = w.period_ns;
+        for (reason, n) in &w.lost {
+            *exact.lost.entry(reason.clone()).or_default() += n;
+        }
+        let mut counts = Vec::with_capacity(w.counts.len());
+        for c in &w.counts {
+            let tenant = tenant(&mut self.tenants, &p.info, c.label.as_ref());
+            let (site, type_index, goroutine) =
+                exact.known(c.site).unwrap_or((SiteId(0), u32::MAX, false));
+            counts.push((Subject { tenant, site, type_index, goroutine }, c.count, c.bytes));
+        }
+        exact.add(counts.into_iter());
     }
 
     /// What found no room, by name.
@@ -194,7 +270,7 @@ impl Ledger {
         let sum = |f: fn(&Process) -> u64| self.processes.values().map(f).sum::<u64>();
         BTreeMap::from([
             ("ledger_samples", sum(|p| p.heap.forgotten)),
-            ("ledger_goroutines", sum(|p| p.goroutines.forgotten)),
+            ("ledger_goroutines", sum(|p| p.goroutines.forgotten + p.places.population.forgotten)),
             ("ledger_sites", sum(|p| p.sites.forgotten)),
             ("missed_frees", sum(|p| p.heap.missed_deaths)),
             ("tenants_over_bound", self.tenants.overflowed),
@@ -231,6 +307,12 @@ fn tenant(table: &mut TenantTable, info: &TargetInfo, label: Option<&Label>) -> 
             (None, _) => table.id(None, false),
         },
     }
+}
+
+/// Whose all of a process is: unknown where labels may say otherwise.
+fn owner(table: &mut TenantTable, info: &TargetInfo) -> TenantId {
+    let whole = info.default_tenant.as_deref().filter(|_| info.labels_before_default == 0);
+    table.id(whole, false)
 }
 
 /// Where a goroutine was created: the `go` statement, with its callers when

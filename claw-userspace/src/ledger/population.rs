@@ -37,7 +37,7 @@ pub struct Amount {
 
 impl Amount {
     /// `sign` 1 adds, -1 takes away.
-    fn add(&mut self, other: &Self, sign: f64) {
+    pub(super) fn add(&mut self, other: &Self, sign: f64) {
         self.objects += sign * other.objects;
         self.bytes += sign * other.bytes;
         self.variance += sign * other.variance;

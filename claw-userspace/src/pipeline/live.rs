@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use super::{
     Finished, Options, Select, View, WatchError,
     clock::{monotonic_ns, wall_ns},
     governor::EventCost,
+    lines::LineWriter,
     sink::Sink,
     watched::{StartError, Watched},
 };
@@ -35,6 +37,13 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// New processes are looked for this often (`--name`, `--all`).
 const RESCAN: Duration = Duration::from_secs(2);
+/// What a terminal shows is drawn this often.
+const REFRESH: Duration = Duration::from_secs(1);
+
+fn may_watch() -> Result<(), WatchError> {
+    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    capability::kernel_can(Path::new("/")).map_err(WatchError::Kernel)
+}
 
 /// Watch running processes until the duration is over, all are gone, or a
 /// signal says stop.
@@ -42,7 +51,7 @@ const RESCAN: Duration = Duration::from_secs(2);
 /// # Errors
 /// When nothing can be watched at all.
 pub fn watch(select: Select, options: &Options, view: View) -> Result<Finished, WatchError> {
-    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    may_watch()?;
     runtime()?.block_on(async {
         let mut live = Live::new(options, view, select)?;
         live.attach_first()?;
@@ -60,7 +69,7 @@ pub fn run_command(
     options: &Options,
     view: View,
 ) -> Result<(Finished, ExitStatus), WatchError> {
-    capability::may_attach().map_err(WatchError::NotPermitted)?;
+    may_watch()?;
     let (program, args) = command
         .split_first()
         .ok_or_else(|| WatchError::NothingToWatch("no command was given".into()))?;
@@ -110,6 +119,7 @@ struct Live<'a> {
     sink: Sink,
     started: Instant,
     stop: Stop,
+    stream: Option<LineWriter>,
 }
 
 /// The signals that end a watch. Listened to before anything is attached or
@@ -157,6 +167,10 @@ impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
         let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
+        let stream = match options.exact.as_ref().and_then(|e| e.stream.as_deref()) {
+            Some(path) => Some(LineWriter::create(path)?),
+            None => None,
+        };
         let wall_ns = wall_ns();
         let session = Session {
             execution_id: execution_id(wall_ns),
@@ -170,7 +184,8 @@ impl<'a> Live<'a> {
         let started = Instant::now();
         let mut sink = Sink::new(session, recorder, view, options.baseline.clone());
         let loading = Instant::now();
-        let mut probes = Probes::load(&options.tenants.keys(), options.ring_bytes)?;
+        let mut probes =
+            Probes::load(&options.tenants.keys(), options.ring_bytes, options.exact.is_some())?;
         sink.put(step("Loading BPF programs", "verified by the kernel".into(), loading));
         let calibrating = Instant::now();
         let cost = hit_cost(&mut probes);
@@ -191,6 +206,7 @@ impl<'a> Live<'a> {
             sink,
             started,
             stop,
+            stream,
         })
     }
 
@@ -222,10 +238,15 @@ impl<'a> Live<'a> {
     fn start(&mut self, process: Process) -> Result<(), StartError> {
         let began = Instant::now();
         let pid = process.pid;
-        let (watched, info, details) =
+        let (mut watched, info, details) =
             Watched::start(process, &mut self.binaries, &mut self.probes, self.cost, self.options)?;
         let blocked = info.blocked.clone();
         self.sink.put(Item::Target(info));
+        let sink = &mut self.sink;
+        let reading = Instant::now();
+        if let Some(detail) = watched.put_before(&mut |item| sink.put(item)) {
+            self.sink.put(step("Reading the heap from before", detail, reading));
+        }
         for detail in details {
             self.sink.put(step("Attaching", detail, began));
         }
@@ -277,7 +298,8 @@ impl<'a> Live<'a> {
         let mut poll = interval(POLL);
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
-        for i in [&mut poll, &mut rescan, &mut tick] {
+        let mut refresh = interval(REFRESH);
+        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh] {
             i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         tick.tick().await;
@@ -300,6 +322,7 @@ impl<'a> Live<'a> {
                     self.rescan();
                 }
                 _ = tick.tick() => self.tick(),
+                _ = refresh.tick() => self.sink.refresh(),
             }
             let over = matches!(self.select, Select::Pids(_)) && self.targets.is_empty();
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
@@ -311,7 +334,7 @@ impl<'a> Live<'a> {
     }
 
     fn drain(&mut self) {
-        let (targets, sink) = (&mut self.targets, &mut self.sink);
+        let (targets, sink, stream) = (&mut self.targets, &mut self.sink, &mut self.stream);
         let mut execs = Vec::new();
         let mut undecodable = 0u64;
         self.probes.drain(|bytes| match decode(bytes) {
@@ -321,6 +344,13 @@ impl<'a> Live<'a> {
                     execs.push(pid);
                 }
                 if let Some(target) = targets.get_mut(&pid) {
+                    if matches!(event.what, What::EveryAlloc { .. }) {
+                        let line = target.streamed(&event, &mut |item| sink.put(item));
+                        if let (Some(line), Some(stream)) = (line, stream.as_mut()) {
+                            stream.line(&line);
+                        }
+                        return;
+                    }
                     target.items(event, &mut |item| sink.put(item));
                 }
             }
@@ -331,6 +361,12 @@ impl<'a> Live<'a> {
             self.sink.put(failed("Decoding", detail));
         }
         for pid in execs {
+            let Some(was) = self.targets.get(&pid) else { continue };
+            if !was.process.is_alive() {
+                // The pid was given to another process before anyone noticed.
+                self.gone(pid, "it ended");
+                continue;
+            }
             self.gone(pid, "it replaced its program (exec)");
             // The same process may go on as another Go program.
             let again = Process::open(pid).map_err(StartError::from).and_then(|process| {
@@ -363,8 +399,9 @@ impl<'a> Live<'a> {
     }
 
     fn gone(&mut self, pid: u32, why: &str) {
-        let Some(target) = self.targets.remove(&pid) else { return };
+        let Some(mut target) = self.targets.remove(&pid) else { return };
         let began = Instant::now();
+        self.close_windows(&mut target);
         for detail in target.stop(&mut self.probes) {
             self.sink.put(step("Restoring", detail, began));
         }
@@ -393,7 +430,15 @@ impl<'a> Live<'a> {
             }
             let sink = &mut self.sink;
             target.look(&mut |item| sink.put(item));
+            target.look_for_still(&mut |item| sink.put(item));
+            let notes = target.windows(&mut |item| sink.put(item));
+            say(sink, notes, self.started);
         }
+    }
+
+    fn close_windows(&mut self, target: &mut Watched) {
+        let notes = target.close_windows(&mut |item| self.sink.put(item));
+        say(&mut self.sink, notes, self.started);
     }
 
     fn tick(&mut self) {
@@ -430,7 +475,17 @@ impl<'a> Live<'a> {
     }
 
     fn finish(mut self) -> Finished {
+        // Windows first: what they saw last belongs to the report.
+        let mut targets = std::mem::take(&mut self.targets);
+        for target in targets.values_mut() {
+            self.close_windows(target);
+        }
+        self.targets = targets;
         self.collect();
+        let failed = self.stream.take().and_then(|s| s.finish().err());
+        if let Some(e) = failed {
+            self.sink.note(&e);
+        }
         let began = Instant::now();
         for (_, target) in std::mem::take(&mut self.targets) {
             for detail in target.stop(&mut self.probes) {
@@ -441,6 +496,16 @@ impl<'a> Live<'a> {
         self.sink.put(step("Detached", format!("after {watched:.0} s"), began));
         self.sink.put(Item::End { t_ns: monotonic_ns() });
         self.sink.finish()
+    }
+}
+
+/// What the governor of exact mode did.
+fn say(sink: &mut Sink, notes: Vec<Result<String, String>>, began: Instant) {
+    for note in notes {
+        match note {
+            Ok(detail) => sink.put(step("Governing overhead", detail, began)),
+            Err(why) => sink.put(failed("Exact mode", why)),
+        }
     }
 }
 

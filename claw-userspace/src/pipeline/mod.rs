@@ -3,17 +3,25 @@
 //! views (`sink`), or a recording into the engine (`replay`).
 
 mod clock;
+mod duty;
+mod every;
+mod goroutines;
 mod governor;
+mod lines;
 mod live;
 mod looks;
 mod replay;
+mod screen;
 mod sink;
+mod still;
 mod watched;
+mod windows;
 
 use std::{path::PathBuf, time::Duration};
 
 use regex::Regex;
 
+pub use goroutines::{DumpError, Source, goroutines};
 pub use live::{run_command, watch};
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};
@@ -37,6 +45,8 @@ pub struct Options {
     /// Share of the machine's CPU time that probes may take from a target.
     pub max_overhead: f64,
     pub heap_rate: Option<u64>,
+    /// Count every allocation in windows.
+    pub exact: Option<ExactOptions>,
     pub environment: Option<String>,
     pub tenants: Rules,
     pub threshold: f64,
@@ -46,11 +56,20 @@ pub struct Options {
     pub record: Option<PathBuf>,
 }
 
+/// How exact mode is run.
+#[derive(Clone, Debug, Default)]
+pub struct ExactOptions {
+    /// Where each allocation is written as a JSON line.
+    pub stream: Option<PathBuf>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// Exit code 3.
     #[error("{0}")]
     NotPermitted(String),
+    #[error("{0}")]
+    Kernel(String),
     #[error("{0}")]
     NothingToWatch(String),
     #[error(transparent)]
@@ -61,6 +80,8 @@ pub enum WatchError {
     Replay(#[from] record::ReadError),
     #[error("cannot start {command}: {source}")]
     Start { command: String, source: std::io::Error },
+    #[error("cannot write the stream to {path}: {source}")]
+    Stream { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }

@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal, Write};
 
+use super::screen::Screen;
 use crate::{
     detect::fleet::Profiles,
     engine::Engine,
@@ -37,6 +38,8 @@ pub struct Sink {
     engine: Engine,
     recorder: Option<Writer>,
     view: View,
+    /// Where progress goes to a terminal.
+    screen: Option<Screen>,
     /// stdout is closed: nobody reads any more.
     pub closed: bool,
 }
@@ -51,7 +54,8 @@ pub struct Finished {
 impl Sink {
     pub fn new(session: Session, recorder: Option<Writer>, view: View, baseline: Profiles) -> Self {
         let engine = Engine::new(session.clone(), Bounds::default()).with_baseline(baseline);
-        let mut sink = Self { engine, recorder, view, closed: false };
+        let screen = (view.progress && std::io::stderr().is_terminal()).then(Screen::default);
+        let mut sink = Self { engine, recorder, view, screen, closed: false };
         sink.put(Item::Session(session));
         sink
     }
@@ -127,29 +131,35 @@ impl Sink {
         }
     }
 
-    fn progress(&self) {
-        if !self.view.progress {
-            return;
+    fn progress(&mut self) {
+        if self.view.progress && self.screen.is_none() {
+            eprintln!("{}", live::progress(&self.engine.report()));
         }
-        let line = live::progress(&self.engine.report());
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{line}");
-        } else {
-            eprintln!("{line}");
+    }
+
+    /// Show on a terminal how things stand.
+    pub fn refresh(&mut self) {
+        if let Some(screen) = &mut self.screen {
+            let style = match self.view.stdout {
+                Stdout::Text(style) => style,
+                _ => text::Style::Plain,
+            };
+            screen.draw(&live::view(&self.engine.report(), style));
         }
     }
 
     /// A line for people, beside the report.
-    pub fn note(&self, text: &str) {
-        let clear =
-            if self.view.progress && std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}claw-ebpf: {text}");
+    pub fn note(&mut self, text: &str) {
+        if let Some(screen) = &mut self.screen {
+            screen.clear();
+        }
+        eprintln!("claw-ebpf: {text}");
     }
 
     /// The stream is over: write the report everywhere it is wanted.
     pub fn finish(mut self) -> Finished {
-        if self.view.progress && std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
+        if let Some(screen) = &mut self.screen {
+            screen.clear();
         }
         let report = self.engine.report();
         match self.view.stdout {

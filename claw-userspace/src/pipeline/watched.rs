@@ -1,5 +1,7 @@
 //! One live target: from attaching to it until it is let go.
 
+mod before;
+
 use std::sync::Arc;
 
 use claw_common::GoTarget;
@@ -8,23 +10,26 @@ use rustc_hash::FxHashSet;
 use super::{
     Options,
     clock::monotonic_ns,
+    every::Every,
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    still::StillLooks,
+    windows::Watch,
 };
 use crate::{
-    decode::{Event, What},
-    probe::{Attachment, HitCost, Plan, ProbeError, Probes},
+    decode::{Event, Label, What},
+    probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
-    stream::{Blocked, Item, Part, TargetInfo},
-    symbol::{BinaryCache, Symbolizer},
+    stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
+    symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
         container, discover,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::{GoLayout, LayoutError},
-            memprofile,
+            memprofile::{self, HeapProfile},
             rate::{self, ChangedRate, RateError},
-            variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
+            variables::{ALLGS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
         process::{Process, ProcessError},
@@ -38,7 +43,7 @@ pub enum StartError {
     Process(#[from] ProcessError),
     #[error("process {pid} ({name}): {source}")]
     Binary { pid: u32, name: String, source: GoBinaryError },
-    #[error("process {pid} ({name}): {source}")]
+    #[error("process {pid} ({name}): heap, goroutines and tenants cannot be read: {source}")]
     Layout { pid: u32, name: String, source: LayoutError },
     #[error("process {pid} ({name}) is not built for this machine's processor")]
     Machine { pid: u32, name: String },
@@ -93,9 +98,15 @@ pub struct Watched {
     trap_ns: f64,
     /// Stands in for goroutine probes that cost too much.
     looks: Option<Looks>,
+    still: Option<StillLooks>,
     layout: &'static GoLayout,
     bias: u64,
     keys: Vec<String>,
+    default_tenant: Option<String>,
+    /// Counts every allocation, in exact mode.
+    every: Option<Every>,
+    /// The runtime's own profile, until the stream has it.
+    at_attach: Option<HeapProfile>,
 }
 
 /// What is known of a target before anything is attached to it.
@@ -130,6 +141,9 @@ impl Watched {
         let attachment = probes.attach(pid, config, &plan.points)?;
         let mut steps = vec![format!("{} probes in {name} (pid {pid})", plan.points.len())];
 
+        // Before the rate is changed: what is there was sampled at the old one.
+        let profile =
+            before::read(&binary, bias, layout, &memory).map_err(|b| blocked.push(b)).ok();
         let rate_address = MEM_PROFILE_RATE.find(&binary).map(|a| a.wrapping_add(bias));
         let found = match &rate_address {
             Ok(address) => rate::current(pid, &memory, *address).map_err(|e| e.to_string()),
@@ -161,7 +175,15 @@ impl Watched {
             _ => {}
         }
         let t_ns = monotonic_ns();
-        let heap_bytes = heap_at_attach(&binary, layout, bias, &memory, &process, sample_rate);
+        let heap_bytes = before::heap_bytes(profile.as_ref(), &process);
+        let every = start_every(pid, &binary, bias, probes, cost, options);
+        let every = every.map(|started| {
+            started.map_err(|why| blocked.push(Blocked { what: "every allocation".into(), why }))
+        });
+        let every = every.and_then(Result::ok);
+        if let Some((_, detail)) = &every {
+            steps.push(detail.clone());
+        }
         let cgroup = process.cgroup().unwrap_or_default();
         let container = container::of_process(&cgroup, process.namespaced());
         let default = options.tenants.of_process(|rule| match rule {
@@ -187,13 +209,17 @@ impl Watched {
             version: clean(&binary.version.raw),
             stripped: binary.stripped(),
             container,
-            mode: "sampled".into(),
+            mode: if every.is_some() { "exact" } else { "sampled" }.into(),
             sample_rate,
             heap_bytes,
             default_tenant,
             labels_before_default,
             blocked,
         };
+        let keys = options.tenants.keys();
+        let still = ALLGS
+            .find(&binary)
+            .map(|a| StillLooks::new(pid, a.wrapping_add(bias), layout, keys.clone()));
         let slow = plan.points.iter().any(|p| !p.emulated);
         let settling = changed.is_some().then(|| Settling {
             until_ns: t_ns + SETTLE_NS,
@@ -212,9 +238,13 @@ impl Watched {
             governor: Governor::new(t_ns),
             trap_ns: if slow { cost.stepped } else { cost.emulated },
             looks: None,
+            still: still.ok(),
             layout,
             bias,
-            keys: options.tenants.keys(),
+            keys,
+            default_tenant: info.default_tenant.clone(),
+            every: every.map(|(every, _)| every),
+            at_attach: profile.filter(|p| p.rate > 0),
         };
         Ok((watched, info, steps))
     }
@@ -250,8 +280,34 @@ impl Watched {
                 self.name_bucket(pid, *bucket, put);
             }
             What::Gc | What::Exec | What::Exit => {}
+            What::EveryAlloc { .. } => return,
         }
         put(Item::Event(event));
+    }
+
+    /// Exact mode: send what was seen since the last call; gives lines for the
+    /// log, errors as such.
+    pub fn windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
+        match &mut self.every {
+            Some(every) => every.take(&mut self.symbolizer, put),
+            None => Vec::new(),
+        }
+    }
+
+    /// Exact mode: end it, and send what was seen last.
+    pub fn close_windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
+        let Some(mut every) = self.every.take() else { return Vec::new() };
+        every.stop();
+        let mut notes = every.take(&mut self.symbolizer, put);
+        notes.extend(every.summary().map(Ok));
+        notes
+    }
+
+    /// One streamed allocation as a JSON line.
+    pub fn streamed(&mut self, event: &Event, put: &mut impl FnMut(Item)) -> Option<String> {
+        let none = self.default_tenant.as_deref().unwrap_or("-");
+        let tenant = |l: Option<&Label>| l.map_or_else(|| none.to_owned(), |l| clean(&l.value));
+        self.every.as_mut()?.line(event, tenant, &mut self.symbolizer, put)
     }
 
     fn is_spurious(&mut self, event: &Event) -> bool {
@@ -275,9 +331,14 @@ impl Watched {
             return;
         }
         if let Ok(stack) = memprofile::bucket_stack(&self.memory, bucket) {
-            self.name(pid, &stack, put);
-            put(Item::Bucket { pid, bucket, stack });
+            self.put_bucket(pid, bucket, &stack, put);
         }
+    }
+
+    fn put_bucket(&mut self, pid: u32, bucket: u64, stack: &[u64], put: &mut impl FnMut(Item)) {
+        let stack = Stacks::new(self.symbolizer.binary(), self.bias).real(stack);
+        self.name(pid, &stack, put);
+        put(Item::Bucket { pid, bucket, stack });
     }
 
     /// What it uses now; `None` when it is gone.
@@ -361,6 +422,35 @@ impl Watched {
         }
     }
 
+    /// Look for goroutines that stand still, where that is due.
+    pub fn look_for_still(&mut self, put: &mut impl FnMut(Item)) {
+        let began = monotonic_ns();
+        let Some(mut still) = self.still.take_if(|s| s.is_due(began)) else { return };
+        let pid = self.process.pid;
+        let binary = self.symbolizer.shared();
+        match still.look(&self.memory, (&binary, self.bias), began) {
+            Ok(items) => {
+                for item in items {
+                    if let Item::Still(s) = &item {
+                        self.name(pid, &s.stack, put);
+                        self.name(pid, &[s.gopc], put);
+                    }
+                    put(item);
+                }
+                still.took(began, monotonic_ns());
+                self.still = Some(still);
+            }
+            Err(_) if !self.process.is_alive() => {}
+            Err(e) => put(Item::Step(Step {
+                t_ns: began,
+                action: "Reading goroutines".to_owned(),
+                detail: format!("process {pid}: where they wait is not known: {e}"),
+                status: StepStatus::Blocked,
+                elapsed_ms: 0,
+            })),
+        }
+    }
+
     /// Let it go: detach, and put back what was changed. Says what was done.
     pub fn stop(mut self, probes: &mut Probes) -> Vec<String> {
         let mut done = Vec::new();
@@ -373,6 +463,48 @@ impl Watched {
         probes.detach(self.attachment);
         done
     }
+}
+
+/// Begin exact mode where it is wanted; gives a line for the log, or why not.
+fn start_every(
+    pid: u32,
+    binary: &GoBinary,
+    bias: u64,
+    probes: &Probes,
+    cost: HitCost,
+    options: &Options,
+) -> Option<Result<(Every, String), String>> {
+    let (wanted, exact) = (options.exact.as_ref()?, probes.exact()?);
+    let plan = match EveryPlan::of(binary) {
+        Ok(plan) => plan,
+        Err(why) => return Some(Err(why)),
+    };
+    let stepped = plan.points.iter().filter(|p| !p.emulated).count();
+    let detail = format!(
+        "exact mode on process {pid}: {} probes in windows ({}mallocgc and newproc), {}, {}",
+        plan.points.len(),
+        match plan.specialised {
+            0 => String::new(),
+            n => format!("{n} size-specialised functions, "),
+        },
+        if stepped == 0 {
+            "all where the kernel emulates the instruction".to_owned()
+        } else {
+            format!("{stepped} at an instruction that the kernel has to step")
+        },
+        if exact.one_link() { "one link for all" } else { "a perf event each" }
+    );
+    let watch = Watch {
+        pid,
+        exact: Arc::clone(exact),
+        plan,
+        bias,
+        budget: options.max_overhead,
+        trap_ns: if stepped == 0 { cost.emulated } else { cost.stepped },
+        stream: wanted.stream.is_some(),
+    };
+    let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
+    Some(Ok((Every::start(watch, interval_ns), detail)))
 }
 
 fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, StartError> {
@@ -390,24 +522,4 @@ fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, St
     let bias = process.load_bias(binary.elf().first_vaddr())?;
     let memory = ProcessMemory::open(pid).map_err(|source| StartError::Memory { pid, source })?;
     Ok(Prepared { config: layout.target(), binary, layout, bias, memory })
-}
-
-/// In-use heap in bytes: Go's own profile, else resident anonymous memory,
-/// which is larger by what the collector keeps free.
-fn heap_at_attach(
-    binary: &GoBinary,
-    layout: &GoLayout,
-    bias: u64,
-    memory: &ProcessMemory,
-    process: &Process,
-    rate: Option<u64>,
-) -> Option<u64> {
-    let profile = || {
-        let rate = rate.filter(|r| *r > 0)?;
-        let address = MBUCKETS.find(binary).ok()?.wrapping_add(bias);
-        let buckets = memprofile::buckets(memory, layout, address).ok()?;
-        let bytes = memprofile::heap_in_use(&buckets, rate);
-        (bytes >= 1.0).then_some(bytes as u64)
-    };
-    profile().or_else(|| process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0))
 }

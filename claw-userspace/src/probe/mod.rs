@@ -2,10 +2,15 @@
 //! only user of aya. It knows addresses and bytes, not what they mean.
 
 pub mod calibrate;
+pub mod every;
+pub mod exact;
+mod link;
 pub mod object;
 pub mod plan;
 pub mod site;
 
 pub use calibrate::{HitCost, hit_cost};
+pub use every::{EveryPlan, EveryPoint};
+pub use exact::Exact;
 pub use object::{Attachment, BpfCounters, ProbeError, Probes};
 pub use plan::{Plan, Point, Program};

@@ -4,6 +4,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use aya::{
@@ -21,7 +22,10 @@ use claw_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::plan::{Point, Program};
+use super::{
+    exact::{Exact, LARGE_MAPS},
+    plan::{Point, Program},
+};
 use crate::stream::Part;
 
 #[cfg(target_arch = "x86_64")]
@@ -41,6 +45,8 @@ pub enum ProbeError {
     Missing(&'static str),
     #[error("cannot attach to {function} in process {pid}: {source}")]
     Attach { pid: u32, function: &'static str, source: ProgramError },
+    #[error("cannot open a window on process {pid}: {source}")]
+    Window { pid: u32, source: std::io::Error },
     #[error("tenant label key {0:?} is empty or longer than 32 bytes")]
     Key(String),
     #[error("at most {MAX_KEYS} tenant label keys can be looked for, got {0}")]
@@ -54,6 +60,7 @@ pub struct Probes {
     targets: HashMap<MapData, u32, GoTarget>,
     losses: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, ProbeStat>,
+    exact: Option<Arc<Exact>>,
 }
 
 /// The links of one process; give it back to [`Probes::detach`].
@@ -107,18 +114,24 @@ fn load_error(e: impl std::error::Error) -> ProbeError {
 
 impl Probes {
     /// Load and verify all programs and watch for exec and exit. `keys` are the
-    /// tenant label keys in order of preference, `ring_bytes` a power of two.
+    /// tenant label keys in order of preference, `ring_bytes` a power of two;
+    /// `exact` loads the program of exact mode too.
     ///
     /// # Errors
     /// When the kernel refuses, with the reason.
-    pub fn load(keys: &[String], ring_bytes: u32) -> Result<Self, ProbeError> {
+    pub fn load(keys: &[String], ring_bytes: u32, exact: bool) -> Result<Self, ProbeError> {
         if keys.len() > MAX_KEYS {
             return Err(ProbeError::Keys(keys.len()));
         }
-        let mut bpf = EbpfLoader::new()
-            .map_max_entries("EVENTS", ring_bytes)
-            .load(OBJECT)
-            .map_err(load_error)?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("EVENTS", ring_bytes);
+        if !exact {
+            for name in LARGE_MAPS {
+                loader.map_max_entries(name, 1);
+            }
+        }
+        let mut bpf = loader.load(OBJECT).map_err(load_error)?;
+        let exact = if exact { Some(Arc::new(Exact::load(OBJECT, &mut bpf)?)) } else { None };
         let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
         let ring = RingBuf::try_from(take("EVENTS")?).map_err(|e| ProbeError::Map("EVENTS", e))?;
         let targets =
@@ -151,7 +164,12 @@ impl Probes {
         }
         // Written once; the programs hold these maps from here on.
         drop((ranks, wakeup));
-        Ok(Self { bpf, ring, targets, losses, stats })
+        Ok(Self { bpf, ring, targets, losses, stats, exact })
+    }
+
+    /// What opens windows, in exact mode.
+    pub fn exact(&self) -> Option<&Arc<Exact>> {
+        self.exact.as_ref()
     }
 
     /// Attach `points` to process `pid`. On an error nothing stays attached.

@@ -114,8 +114,8 @@ impl Plan {
     }
 }
 
-struct Finder<'a> {
-    binary: &'a GoBinary,
+pub(super) struct Finder<'a> {
+    pub(super) binary: &'a GoBinary,
 }
 
 impl Finder<'_> {
@@ -147,8 +147,19 @@ impl Finder<'_> {
         Ok(Point { program, function, file_offset, emulated })
     }
 
-    fn entry(&self, name: &'static str, program: Program) -> Result<Point, String> {
+    pub(super) fn entry(&self, name: &'static str, program: Program) -> Result<Point, String> {
         let (range, code) = self.function(name)?;
+        self.point(program, name, site::after_stack_check(&code, range.entry))
+    }
+
+    /// After the stack check of a function whose place is known.
+    pub(super) fn after_check(
+        &self,
+        range: FuncRange,
+        name: &'static str,
+        program: Program,
+    ) -> Result<Point, String> {
+        let code = self.binary.code(range).map_err(|e| format!("code of {name}: {e}"))?;
         self.point(program, name, site::after_stack_check(&code, range.entry))
     }
 
@@ -156,7 +167,7 @@ impl Finder<'_> {
     /// a call, which the kernel emulates. Coroutines (`newcoro`, Go ≥ 1.23) are
     /// made without `runqput`; theirs is where `newproc1` returns to. Where the
     /// pattern is not found, all returns of `newproc1` serve both.
-    fn creations(&self) -> Result<Vec<Point>, String> {
+    pub(super) fn creations(&self) -> Result<Vec<Point>, String> {
         const NEWPROC: &str = "runtime.newproc.func1";
         const NEWCORO: &str = "runtime.newcoro";
         const NEWPROC1: &str = "runtime.newproc1";

@@ -11,7 +11,8 @@
 //! recording, and what was whole before it is replayed. So a torn write is
 //! harmless, and so is a full disk or a `kill -9` of the agent.
 //!
-//! The version changes whenever an item's encoding does.
+//! The version changes whenever an item's encoding does, and when there are new
+//! items: those come last, so that older recordings are still read.
 
 mod reader;
 mod writer;
@@ -20,7 +21,9 @@ pub use reader::{ReadError, Reader, Tail};
 pub use writer::{WriteError, Writer};
 
 pub const MAGIC: [u8; 8] = *b"CLAWREC\0";
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// Oldest version that is read.
+const OLDEST: u16 = 1;
 const HEADER: usize = 16;
 /// Largest payload; an item is a few KiB at most.
 const MAX_PAYLOAD: u32 = 1 << 20;

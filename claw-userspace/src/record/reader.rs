@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{HEADER, MAGIC, MAX_PAYLOAD, VERSION};
+use super::{HEADER, MAGIC, MAX_PAYLOAD, OLDEST, VERSION};
 use crate::stream::{Item, Session};
 
 #[derive(Debug, thiserror::Error)]
@@ -16,8 +16,8 @@ pub enum ReadError {
     #[error("{0} is not a recording of claw-ebpf")]
     Magic(PathBuf),
     #[error(
-        "{path} is a recording of format version {version}; this claw-ebpf reads version \
-         {VERSION}: replay it with the version that made it"
+        "{path} is a recording of format version {version}; this claw-ebpf reads versions \
+         {OLDEST} to {VERSION}: replay it with the version that made it"
     )]
     Version { path: PathBuf, version: u16 },
     #[error("recording {0} is cut before its first item: nothing can be replayed")]
@@ -72,7 +72,7 @@ impl<R: Read> Reader<R> {
             Err(source) => return Err(ReadError::Io { path, source }),
         }
         let version = u16::from_le_bytes([header[8], header[9]]);
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(ReadError::Version { path, version });
         }
         let mut reader = Self { input, offset: HEADER as u64, tail: None, ended: false };

@@ -2,8 +2,13 @@
 
 use super::{
     model::{Report, Verdict},
-    text::{bytes, seconds},
+    text::{Style, bytes, overview, seconds},
 };
+
+/// Everything at a glance, for a terminal.
+pub fn view(r: &Report, style: Style) -> String {
+    overview(r, style) + "\n Ctrl-C ends the watch and prints the report\n"
+}
 
 /// One line: how far it is and what it knows so far.
 pub fn progress(r: &Report) -> String {

@@ -3,10 +3,13 @@
 pub mod clean;
 pub mod exit;
 pub mod folded;
+pub mod goroutines;
+pub mod heap;
 pub mod json;
 pub mod live;
 pub mod model;
 pub mod output;
 pub mod pprof;
 pub mod series;
+pub mod site;
 pub mod text;

@@ -5,12 +5,21 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub use crate::stream::{Blocked, StepStatus};
 
 pub const SCHEMA: &str = "claw-ebpf/report/1";
 pub const AGENT: &str = "Data Analyst";
 pub const TASK: &str = "Runtime Memory Leak Detection";
+
+/// RFC 3339 UTC, whole seconds, of ns since the Unix epoch.
+pub fn timestamp(ns: i128) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(ns - ns.rem_euclid(1_000_000_000))
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -26,6 +35,9 @@ pub struct Report {
     pub execution_log: Vec<LogEntry>,
     pub targets: Vec<Target>,
     pub tenants: Vec<Tenant>,
+    /// Exact mode: what was allocated and started, most bytes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allocations: Vec<Allocation>,
     /// Worst first.
     pub findings: Vec<Finding>,
     pub summary: Summary,
@@ -62,8 +74,74 @@ pub struct Target {
     pub rss_bytes: Option<u64>,
     /// GC cycles seen since attach.
     pub gc_cycles: Option<u64>,
+    /// What was in use before watching began and still is, from the runtime's
+    /// own profile; null when that could not be read. Not part of
+    /// `live_bytes`.
+    pub before_attach: Option<BeforeAttach>,
     /// Why it is no longer watched, or null.
     pub gone: Option<String>,
+    /// What exact mode did; only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Exact>,
+}
+
+/// Windows of exact mode in one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exact {
+    pub windows: u64,
+    /// From the first window's start to the latest count.
+    pub span_s: f64,
+    pub covered_s: f64,
+    /// Share of the span, 0 to 1; at 1 the figures are counts.
+    pub coverage: f64,
+    /// How counts became totals: `complete`, `sampler` or `time`.
+    pub scaled_by: String,
+    pub hits: u64,
+    /// Share of the target's work lost to windows, estimate.
+    pub estimated_ratio: f64,
+    /// From one window to the next, s; null while one stays open.
+    pub window_every_s: Option<f64>,
+    /// What was not counted, or not in full, by reason.
+    pub lost: BTreeMap<String, u64>,
+}
+
+/// Allocations, or goroutines started, of one tenant, site and type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Allocation {
+    pub pid: u32,
+    /// `object` or `goroutine`.
+    pub kind: String,
+    pub tenant: String,
+    /// Of the object, or the function that the goroutine runs; null when it
+    /// could not be told.
+    #[serde(rename = "type")]
+    pub type_name: Option<String>,
+    pub site: Site,
+    /// Over the span, as requested from the allocator; null for goroutines.
+    pub bytes: Option<f64>,
+    pub count: f64,
+    pub bytes_per_s: Option<f64>,
+    pub count_per_s: f64,
+    /// 95 % interval of `count_per_s`; null when too little was seen.
+    pub interval95: Option<[f64; 2]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeforeAttach {
+    pub bytes: f64,
+    pub objects: f64,
+    /// The largest, at most ten.
+    pub sites: Vec<HeldSite>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldSite {
+    pub id: String,
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub bytes: f64,
+    pub objects: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,7 +166,13 @@ pub struct Tenant {
     pub live_bytes: Option<f64>,
     pub live_bytes_se: Option<f64>,
     pub live_objects: Option<f64>,
+    /// In use since before watching began, which is nobody's (`-`) unless the
+    /// whole process is one tenant's; null when it is not known.
+    pub before_attach_bytes: Option<f64>,
     pub alloc_bytes_per_s: Option<f64>,
+    /// 95 % interval of `alloc_bytes_per_s`; only in exact mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc_interval95: Option<[f64; 2]>,
     /// Alive among those created since attach.
     pub goroutines: Option<u64>,
     /// In-use bytes per unit of the tenant's own work, normalised to its own
@@ -186,6 +270,9 @@ pub struct Growth {
 pub struct Live {
     pub bytes: Option<f64>,
     pub objects: Option<f64>,
+    /// Of the same site, whoever's, in use since before watching began; not
+    /// part of `bytes`. Null when it is not known.
+    pub before_attach_bytes: Option<f64>,
     pub oldest_s: Option<f64>,
     /// 5th, 50th and 95th percentile of the ages of live samples, seconds.
     pub age_s: Option<[f64; 3]>,

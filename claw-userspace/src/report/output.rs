@@ -8,8 +8,9 @@ use std::{
 use super::{folded, json, pprof, text};
 use crate::engine::Engine;
 
+/// What a file is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Json,
     Jsonl,
     Text,
@@ -39,7 +40,7 @@ pub enum OutputError {
 #[derive(Clone, Debug)]
 pub struct Output {
     path: PathBuf,
-    format: Format,
+    pub format: Format,
 }
 
 impl Output {
@@ -64,7 +65,7 @@ impl Output {
         }
     }
 
-    /// Write the whole file or leave the old one as it was.
+    /// Write the report of a watch.
     ///
     /// # Errors
     /// When the disk is full or the folder not writable.
@@ -86,6 +87,14 @@ impl Output {
             }
             Format::Folded => folded::render(&pprof::samples(engine)).into_bytes(),
         };
+        self.save(&content)
+    }
+
+    /// Write `content` as the whole file or leave the old one as it was.
+    ///
+    /// # Errors
+    /// As [`Output::write`].
+    pub fn save(&self, content: &[u8]) -> Result<(), OutputError> {
         let mut partial = self.path.clone().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);

@@ -1,5 +1,6 @@
-//! pprof's `profile.proto`, gzipped: the four values of Go's own heap profile,
-//! the tenant as a label.
+//! pprof's `profile.proto`, gzipped: its messages, what builds them, and the
+//! profile of a watch: the four values of Go's own heap profile, the tenant as
+//! a label.
 
 use std::{collections::HashMap, io::Write};
 
@@ -58,6 +59,10 @@ pub struct Profile {
     pub time_nanos: i64,
     #[prost(int64, tag = "10")]
     pub duration_nanos: i64,
+    #[prost(message, optional, tag = "11")]
+    pub period_type: Option<ValueType>,
+    #[prost(int64, tag = "12")]
+    pub period: i64,
     #[prost(int64, tag = "14")]
     pub default_sample_type: i64,
 }
@@ -86,6 +91,8 @@ pub struct Label {
     pub key: i64,
     #[prost(int64, tag = "2")]
     pub str: i64,
+    #[prost(int64, tag = "3")]
+    pub num: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -98,6 +105,8 @@ pub struct Mapping {
     pub memory_limit: u64,
     #[prost(uint64, tag = "4")]
     pub file_offset: u64,
+    #[prost(int64, tag = "5")]
+    pub filename: i64,
     #[prost(bool, tag = "7")]
     pub has_functions: bool,
 }
@@ -137,15 +146,35 @@ pub struct Function {
 }
 
 #[derive(Default)]
-struct Builder {
-    profile: Profile,
+pub(super) struct Builder {
+    pub profile: Profile,
     strings: HashMap<String, i64>,
     functions: HashMap<(String, String), u64>,
-    locations: HashMap<Vec<(u64, u32)>, u64>,
+    locations: HashMap<(u64, Vec<(u64, u32)>), u64>,
 }
 
 impl Builder {
-    fn string(&mut self, s: &str) -> i64 {
+    /// With the four values of a Go heap profile.
+    pub fn heap() -> Self {
+        let mut b = Self::default();
+        b.string("");
+        for (name, unit) in [
+            ("alloc_objects", "count"),
+            ("alloc_space", "bytes"),
+            ("inuse_objects", "count"),
+            ("inuse_space", "bytes"),
+        ] {
+            let value_type = b.value_type(name, unit);
+            b.profile.sample_type.push(value_type);
+        }
+        b
+    }
+
+    pub fn value_type(&mut self, name: &str, unit: &str) -> ValueType {
+        ValueType { r#type: self.string(name), unit: self.string(unit) }
+    }
+
+    pub fn string(&mut self, s: &str) -> i64 {
         if let Some(i) = self.strings.get(s) {
             return *i;
         }
@@ -156,48 +185,52 @@ impl Builder {
     }
 
     fn function(&mut self, f: &Frame) -> u64 {
-        let key = (clean(&f.function), clean(&f.file));
+        self.function_named(&f.function, &f.file, f.start_line)
+    }
+
+    pub(super) fn function_named(&mut self, name: &str, file: &str, start_line: u32) -> u64 {
+        let key = (clean(name), clean(file));
         if let Some(id) = self.functions.get(&key) {
             return *id;
         }
         let id = self.profile.function.len() as u64 + 1;
         let (name, filename) = (self.string(&key.0), self.string(&key.1));
-        let start_line = i64::from(f.start_line);
+        let start_line = i64::from(start_line);
         self.profile.function.push(Function { id, name, system_name: name, filename, start_line });
         self.functions.insert(key, id);
         id
     }
 
     /// One physical frame: inlined calls first, then what they are inlined in.
-    fn location(&mut self, group: &[Frame]) -> u64 {
-        let key: Vec<(u64, u32)> = group.iter().map(|f| (self.function(f), f.line)).collect();
+    /// Address and mapping are 0 where they are not known.
+    pub fn location(&mut self, address: u64, mapping_id: u64, group: &[Frame]) -> u64 {
+        let lines: Vec<(u64, u32)> = group.iter().map(|f| (self.function(f), f.line)).collect();
+        let key = (address, lines);
         if let Some(id) = self.locations.get(&key) {
             return *id;
         }
         let id = self.profile.location.len() as u64 + 1;
         let line = key
+            .1
             .iter()
             .map(|(function_id, line)| Line { function_id: *function_id, line: i64::from(*line) })
             .collect();
-        self.profile.location.push(Location { id, line, ..Location::default() });
+        self.profile.location.push(Location { id, mapping_id, address, line });
         self.locations.insert(key, id);
         id
+    }
+
+    pub fn gzip(&self) -> Vec<u8> {
+        let mut gz = GzEncoder::new(Vec::new(), Compression::default());
+        // Writing to memory does not fail.
+        let _ = gz.write_all(&self.profile.encode_to_vec());
+        gz.finish().unwrap_or_default()
     }
 }
 
 /// Encode and gzip. `time_nanos` is the wall clock at the start.
 pub fn encode(samples: &[Sample], time_nanos: i64, duration_nanos: i64) -> Vec<u8> {
-    let mut b = Builder::default();
-    b.string("");
-    for (name, unit) in [
-        ("alloc_objects", "count"),
-        ("alloc_space", "bytes"),
-        ("inuse_objects", "count"),
-        ("inuse_space", "bytes"),
-    ] {
-        let value_type = ValueType { r#type: b.string(name), unit: b.string(unit) };
-        b.profile.sample_type.push(value_type);
-    }
+    let mut b = Builder::heap();
     b.profile.default_sample_type = b.string("inuse_space");
     b.profile.time_nanos = time_nanos;
     b.profile.duration_nanos = duration_nanos;
@@ -205,16 +238,13 @@ pub fn encode(samples: &[Sample], time_nanos: i64, duration_nanos: i64) -> Vec<u
     for s in samples {
         let mut location_id = Vec::new();
         for group in s.frames.split_inclusive(|f| !f.inlined) {
-            location_id.push(b.location(group));
+            location_id.push(b.location(0, 0, group));
         }
         let value = [s.alloc_objects, s.alloc_bytes, s.inuse_objects, s.inuse_bytes]
             .map(|v| v.round() as i64)
             .to_vec();
-        let label = vec![Label { key, str: b.string(&s.tenant) }];
+        let label = vec![Label { key, str: b.string(&s.tenant), num: 0 }];
         b.profile.sample.push(ProtoSample { location_id, value, label });
     }
-    let mut gz = GzEncoder::new(Vec::new(), Compression::default());
-    // Writing to memory does not fail.
-    let _ = gz.write_all(&b.profile.encode_to_vec());
-    gz.finish().unwrap_or_default()
+    b.gzip()
 }

@@ -179,6 +179,7 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
             interval95: Some(s.interval.map(per_minute)),
         },
         live: model::Live {
+            before_attach_bytes: None,
             bytes: Some(f.live),
             objects: None,
             oldest_s: None,
@@ -301,4 +302,40 @@ pub fn render(r: &SeriesReport) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::series::{Point, Subject};
+
+    #[test]
+    fn report_follows_its_schema_and_names_the_leak() {
+        let mut fleet = Fleet::default();
+        let subject = |site: &str| Subject {
+            process: "api".into(),
+            tenant: "acme".into(),
+            site: site.into(),
+        };
+        let (leak, fine) = (fleet.id(&subject("a.go:1")), fleet.id(&subject("b.go:2")));
+        for i in 0..600 {
+            let t = f64::from(i) * 10.0;
+            let grown = 1.0 + 0.02 * (t / 60.0 - 30.0).max(0.0);
+            fleet.put(leak, &Point::new(t, 1e8 * grown));
+            fleet.put(fine, &Point::new(t, 1e8));
+        }
+        let terms = Terms { threshold: 5.2, limit: Some(1e9), explain: true, missing: 0 };
+        let report = report(&fleet, &terms);
+        assert_eq!(report.findings.len(), 1);
+        let f = &report.findings[0];
+        assert_eq!((f.site.id.as_str(), f.verdict), ("a.go:1", Verdict::Leak));
+        assert!((f.growth.percent_per_minute.unwrap() - 2.0).abs() < 0.2, "{f:#?}");
+        assert!(f.detected_at > 1800.0 && f.detected_at < 3000.0, "{f:#?}");
+        let schema = serde_json::from_str(include_str!("../../schema/detect-1.json")).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let document = serde_json::to_value(&report).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&document).map(|e| e.to_string()).collect();
+        assert_eq!(errors, [] as [String; 0]);
+        assert!(render(&report).contains("a.go:1"));
+    }
 }

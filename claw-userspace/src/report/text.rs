@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::model::{Finding, Kind, Report, Severity, Tenant, Verdict};
+use super::model::{BeforeAttach, Finding, Kind, Report, Severity, Site, Tenant, Verdict};
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
@@ -25,11 +25,11 @@ impl Style {
         }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn dim(self, text: &str) -> String {
+    pub(super) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
@@ -45,16 +45,31 @@ impl Style {
 pub fn render(r: &Report, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, r, style);
-    if r.findings.is_empty() {
-        nothing(&mut out, r, style);
-    } else {
-        table(&mut out, r, style);
-        for (i, f) in r.findings.iter().enumerate() {
-            finding(&mut out, i + 1, f, style);
-        }
+    verdicts(&mut out, r, style);
+    for (i, f) in r.findings.iter().enumerate() {
+        finding(&mut out, i + 1, f, style);
     }
     tenants(&mut out, r, style);
+    allocations(&mut out, r, style);
     out
+}
+
+/// The report without the findings' details: what fits a screen.
+pub fn overview(r: &Report, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, r, style);
+    verdicts(&mut out, r, style);
+    tenants(&mut out, r, style);
+    allocations(&mut out, r, style);
+    out
+}
+
+fn verdicts(out: &mut String, r: &Report, style: Style) {
+    if r.findings.is_empty() {
+        nothing(out, r, style);
+    } else {
+        table(out, r, style);
+    }
 }
 
 // Writing to a String cannot fail, so the results of `writeln!` are dropped
@@ -88,6 +103,9 @@ fn head(out: &mut String, r: &Report, style: Style) {
         if let Some(gone) = &t.gone {
             line!(out, "    {}", cut(&format!("no longer watched: {gone}"), WIDTH - 4));
         }
+        if let Some(before) = t.before_attach.as_ref().filter(|b| b.bytes >= 1.0) {
+            held(out, before);
+        }
         for b in &t.blocked {
             wrapped(out, &format!("blocked: {}: {}", b.what, b.why), "    ", "    ");
         }
@@ -100,6 +118,19 @@ fn head(out: &mut String, r: &Report, style: Style) {
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
     line!(out, "  watched {}, {received} events, {}{cost}", seconds(r.duration_s), lost(r));
     line!(out);
+}
+
+/// What was there before, and the site with most of it.
+fn held(out: &mut String, before: &BeforeAttach) {
+    let most = before.sites.first().map(|s| {
+        let place = match (&s.file, s.line) {
+            (Some(file), Some(line)) => format!(" ({file}:{line})"),
+            _ => String::new(),
+        };
+        format!("; most of it, {}, at {}{place}", bytes(s.bytes), s.function)
+    });
+    let text = format!("in use since before: {}{}", bytes(before.bytes), most.unwrap_or_default());
+    wrapped(out, &text, "    ", "      ");
 }
 
 fn lost(r: &Report) -> String {
@@ -259,6 +290,59 @@ fn tenant_row(t: &Tenant) -> String {
     )
 }
 
+fn allocations(out: &mut String, r: &Report, style: Style) {
+    for (t, e) in r.targets.iter().filter_map(|t| Some((t, t.exact.as_ref()?))) {
+        let how = match e.scaled_by.as_str() {
+            "complete" => "every allocation was counted".to_owned(),
+            by => format!(
+                "{} windows saw {:.2} % of {}, scaled by {}",
+                e.windows,
+                e.coverage * 100.0,
+                seconds(e.span_s),
+                if by == "sampler" { "the runtime's own sampler" } else { "time" }
+            ),
+        };
+        let cost = e.estimated_ratio * 100.0;
+        line!(out);
+        wrapped(
+            out,
+            &format!(
+                "Allocations in {} (pid {}): {how}; cost {cost:.2} % of its work",
+                t.name, t.pid
+            ),
+            "",
+            "  ",
+        );
+    }
+    if r.allocations.is_empty() {
+        return;
+    }
+    let header = format!(
+        " {:<14} {:<22} {:<24} {:>10} {:>10} {:>12}",
+        "TENANT", "TYPE", "SITE", "BYTES/S", "COUNT/S", "95 % ±"
+    );
+    line!(out, "{}", style.dim(&header));
+    for a in r.allocations.iter().take(MOST_TENANTS) {
+        let half = a.interval95.map(|[low, high]| {
+            if a.count_per_s > 0.0 { (high - low) / 2.0 / a.count_per_s * 100.0 } else { 0.0 }
+        });
+        let (name, subject) = (a.type_name.as_deref().unwrap_or("-"), a.kind == "goroutine");
+        let text = format!(
+            " {:<14} {:<22} {:<24} {:>10} {:>10.0} {:>12}",
+            cut(&a.tenant, 14),
+            cut(&if subject { format!("go {name}") } else { name.to_owned() }, 22),
+            site_place(&a.site, 24),
+            a.bytes_per_s.map_or_else(|| "-".into(), bytes),
+            a.count_per_s,
+            half.map_or_else(|| "-".into(), |h| format!("{h:.1} %")),
+        );
+        line!(out, "{text}");
+    }
+    if r.allocations.len() > MOST_TENANTS {
+        line!(out, " … {} more", r.allocations.len() - MOST_TENANTS);
+    }
+}
+
 /// The name that serde gives an enum's value: one spelling everywhere.
 fn word<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
@@ -273,13 +357,17 @@ fn growth(f: &Finding) -> String {
 }
 
 fn place(f: &Finding, width: usize) -> String {
-    match (&f.site.file, f.site.line) {
+    site_place(&f.site, width)
+}
+
+fn site_place(site: &Site, width: usize) -> String {
+    match (&site.file, site.line) {
         (Some(file), Some(line)) => {
             let name = file.rsplit('/').take(2).collect::<Vec<_>>();
             let name: Vec<&str> = name.into_iter().rev().collect();
             cut_left(&format!("{}:{line}", name.join("/")), width)
         }
-        _ => cut(&f.site.function, width),
+        _ => cut(&site.function, width),
     }
 }
 
@@ -314,7 +402,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// As [`cut`], but keeps the end: of a path that is what tells.
-fn cut_left(text: &str, width: usize) -> String {
+pub(super) fn cut_left(text: &str, width: usize) -> String {
     let n = text.chars().count();
     if n <= width {
         return text.to_owned();
@@ -324,7 +412,7 @@ fn cut_left(text: &str, width: usize) -> String {
 
 /// Words of `text` in lines of at most [`WIDTH`] columns; a word longer than a
 /// line is cut.
-fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
+pub(super) fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
     let mut current = first.to_owned();
     let mut empty = true;
     for word in text.split(' ') {

@@ -7,11 +7,13 @@
 
 mod origin;
 mod process;
+mod stack;
 
 use serde::{Deserialize, Serialize};
 
 pub use origin::origin;
 pub use process::{BinaryCache, Symbolizer};
+pub use stack::{Location, Stacks};
 
 /// One logical frame. An address with inlined calls has several, innermost
 /// first.

@@ -8,7 +8,7 @@ use blazesym::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{Frame, Origin, origin};
+use super::{Frame, Origin, stack};
 use crate::target::go::binary::{GoBinary, GoBinaryError};
 
 /// Addresses of one process whose names are kept.
@@ -59,6 +59,10 @@ impl Symbolizer {
         &self.binary
     }
 
+    pub fn shared(&self) -> Arc<GoBinary> {
+        Arc::clone(&self.binary)
+    }
+
     /// `bias` is what was added to the file's addresses when it was loaded.
     pub fn new(pid: u32, binary: Arc<GoBinary>, bias: u64) -> Self {
         Self { pid, binary, bias, native: None, cache: FxHashMap::default() }
@@ -73,26 +77,15 @@ impl Symbolizer {
         // The call is before the place it returns to.
         let pc = return_address.wrapping_sub(1);
         let vaddr = pc.wrapping_sub(self.bias);
-        let frames = if self.binary.is_go_code(vaddr) { self.go(vaddr) } else { self.native(pc) };
+        let frames = if self.binary.is_go_code(vaddr) {
+            stack::go_frames(&self.binary, vaddr)
+        } else {
+            self.native(pc)
+        };
         if self.cache.len() < MAX_CACHED {
             self.cache.insert(return_address, frames.clone());
         }
         frames
-    }
-
-    fn go(&self, vaddr: u64) -> Vec<Frame> {
-        self.binary
-            .calls(vaddr)
-            .into_iter()
-            .map(|c| Frame {
-                origin: origin(&c.function, &self.binary.build),
-                function: c.function,
-                file: c.file,
-                line: c.line,
-                start_line: c.start_line,
-                inlined: c.inlined,
-            })
-            .collect()
     }
 
     fn native(&mut self, pc: u64) -> Vec<Frame> {

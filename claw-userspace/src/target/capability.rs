@@ -1,6 +1,6 @@
 //! What this kernel and these capabilities allow: `doctor`.
 
-use std::{fmt::Write, fs};
+use std::{fmt::Write, fs, path::Path};
 
 use serde::Serialize;
 
@@ -30,7 +30,8 @@ const CAPABILITIES: [(&str, u32, &str); 5] = [
 const INIT_PID_NS: &str = "pid:[4026531836]";
 
 pub fn checks() -> Vec<Check> {
-    let mut all = vec![kernel(), uprobes(), btf(), pid_namespace()];
+    let root = Path::new("/");
+    let mut all = vec![kernel(root), uprobes(root), btf(), pid_namespace()];
     all.extend(capabilities());
     all.push(lockdown());
     all
@@ -49,21 +50,35 @@ pub fn may_attach() -> Result<(), String> {
     }
 }
 
-fn read(path: &str) -> Option<String> {
+/// Whether the kernel has what every probe needs; `root` is where its /proc and
+/// /sys are.
+///
+/// # Errors
+/// What is missing, with the remedy.
+pub fn kernel_can(root: &Path) -> Result<(), String> {
+    match [kernel(root), uprobes(root)].into_iter().find(|c| !c.ok) {
+        Some(c) => {
+            let remedy = c.remedy.unwrap_or_default();
+            Err(format!("this kernel cannot be used ({}: {}): {remedy}", c.name, c.detail))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|s| s.trim().to_owned())
 }
 
-fn kernel() -> Check {
-    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+fn kernel(root: &Path) -> Check {
+    let release = read(root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let version = (numbers.next(), numbers.next());
     let ok = matches!(version, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 8));
     check("kernel", ok, format!("Linux {release}"), "BPF ring buffers need Linux 5.8 or later")
 }
 
-fn uprobes() -> Check {
-    let path = "/sys/bus/event_source/devices/uprobe/type";
-    let found = read(path);
+fn uprobes(root: &Path) -> Check {
+    let found = read(root.join("sys/bus/event_source/devices/uprobe/type"));
     let detail = if found.is_some() { "available" } else { "no uprobe event source in /sys" };
     check(
         "uprobes",
@@ -127,4 +142,26 @@ pub fn render(checks: &[Check]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_without_what_probes_need() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let why = || kernel_can(root.path()).unwrap_err();
+        put("proc/sys/kernel/osrelease", "5.4.0-42-generic\n");
+        assert!(why().contains("Linux 5.4.0-42-generic") && why().contains("5.8 or later"));
+        put("proc/sys/kernel/osrelease", "6.1.0-44-amd64\n");
+        assert!(why().contains("CONFIG_UPROBE_EVENTS"), "{}", why());
+        put("sys/bus/event_source/devices/uprobe/type", "9\n");
+        assert_eq!(kernel_can(root.path()), Ok(()));
+    }
 }

@@ -8,6 +8,15 @@ use crate::stream::Container;
 /// Longest state file read.
 const MAX_STATE: u64 = 4 << 20;
 
+/// Annotations that name the image, as CRI, CRI-O, OCI tools and buildah set
+/// them.
+const IMAGE_KEYS: [&str; 4] = [
+    "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri-o.ImageName",
+    "org.opencontainers.image.ref.name",
+    "io.buildah.image",
+];
+
 /// Container id and pod of a cgroup path (v1 or v2), as docker, containerd,
 /// CRI-O, podman and runc name them.
 pub fn from_cgroup(cgroup: &str) -> Option<Container> {
@@ -79,12 +88,19 @@ fn image(root: &Path, id: &str) -> Option<String> {
         return Some(name);
     }
     let mut bundles = Vec::new();
+    let mut annotations = Vec::new();
     for base in ["run/runc", "run/containerd/runc/k8s.io", "run/containerd/runc/default"] {
         let state = runc_state(&root.join(base), id);
         let labels = state.as_ref().and_then(|s| s.pointer("/config/labels")?.as_array().cloned());
         for label in labels.into_iter().flatten() {
-            if let Some(bundle) = label.as_str().and_then(|l| l.strip_prefix("bundle=")) {
-                bundles.push(root.join(bundle.trim_start_matches('/')));
+            // runc keeps the bundle's annotations beside its path.
+            let Some((key, value)) = label.as_str().and_then(|l| l.split_once('=')) else {
+                continue;
+            };
+            if key == "bundle" {
+                bundles.push(root.join(value.trim_start_matches('/')));
+            } else {
+                annotations.push((key.to_owned(), value.to_owned()));
             }
         }
     }
@@ -92,17 +108,14 @@ fn image(root: &Path, id: &str) -> Option<String> {
         let task = root.join("run/containerd/io.containerd.runtime.v2.task").join(namespace);
         bundles.push(task.join(id));
     }
+    let kept = IMAGE_KEYS.iter().find_map(|key| annotations.iter().find(|(k, _)| k == key));
+    if let Some((_, name)) = kept {
+        return Some(name.clone());
+    }
     bundles.iter().find_map(|bundle| {
         let config = read_json(&bundle.join("config.json"))?;
         let annotations = config.get("annotations")?;
-        [
-            "io.kubernetes.cri.image-name",
-            "io.kubernetes.cri-o.ImageName",
-            "org.opencontainers.image.ref.name",
-            "io.buildah.image",
-        ]
-        .iter()
-        .find_map(|key| Some(annotations.get(key)?.as_str()?.to_owned()))
+        IMAGE_KEYS.iter().find_map(|key| Some(annotations.get(key)?.as_str()?.to_owned()))
     })
 }
 
@@ -153,6 +166,10 @@ mod tests {
             r#"{"Config":{"Image":"acme/api:7"}}"#.into(),
         );
         assert_eq!(image(root.path(), ID).as_deref(), Some("acme/api:7"));
+        // The bundle may lie where only the runtime sees it.
+        let labels = r#"["bundle=/gone","io.kubernetes.cri.image-name=api:3"]"#;
+        put("run/runc/cri/state.json", format!(r#"{{"config":{{"labels":{labels}}}}}"#));
+        assert_eq!(image(root.path(), "cri").as_deref(), Some("api:3"));
         put("run/runc/bad/state.json", "{".into());
         assert_eq!(image(root.path(), "bad"), None);
         assert_eq!(image(root.path(), "../.."), None);

@@ -66,6 +66,8 @@ pub struct Elf {
     pub machine: Machine,
     /// Position-independent: addresses are relative to a load bias.
     pub pie: bool,
+    /// Address of the entry point.
+    pub entry: u64,
     pub segments: Vec<Segment>,
     pub sections: Vec<Section>,
     /// GNU build id, else Go's, as hex.
@@ -114,9 +116,10 @@ impl Elf {
             _ => None,
         };
         let pie = header.e_type(endian) == ET_DYN;
+        let entry = header.e_entry(endian);
         let has_symbols = sections.iter().any(|s| s.name == ".symtab" && s.size > 0);
         drop(elf);
-        let mut elf = Self { file, machine, pie, segments, sections, build_id, has_symbols };
+        let mut elf = Self { file, machine, pie, entry, segments, sections, build_id, has_symbols };
         if elf.build_id.is_none() {
             elf.build_id = elf.go_build_id();
         }

@@ -1,8 +1,10 @@
 //! Processes and their binaries: finding them, knowing what they are, reading
 //! their memory.
 
+pub mod bulk;
 pub mod capability;
 pub mod container;
+pub mod core;
 pub mod discover;
 pub mod elf;
 pub mod go;

@@ -53,6 +53,7 @@ pub struct Mapping {
     pub start: u64,
     pub end: u64,
     pub offset: u64,
+    pub executable: bool,
     pub path: String,
 }
 
@@ -192,7 +193,7 @@ fn split_stat(stat: &str) -> Option<(&str, Vec<&str>)> {
 fn parse_mapping(line: &str) -> Option<Mapping> {
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
-    let _permissions = fields.next()?;
+    let executable = fields.next()?.contains('x');
     let offset = fields.next()?;
     let _device = fields.next()?;
     let _inode = fields.next()?;
@@ -202,6 +203,7 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
         start: hex(start)?,
         end: hex(end)?,
         offset: hex(offset)?,
+        executable,
         path: path.to_owned(),
     })
 }
@@ -233,7 +235,7 @@ mod tests {
         let m = parse_mapping("00400000-00452000 r-xp 00001000 08:02 173521   /a b (deleted)");
         let m = m.unwrap();
         assert_eq!((m.start, m.end, m.offset), (0x40_0000, 0x45_2000, 0x1000));
-        assert_eq!(m.path, "/a b (deleted)");
+        assert!(m.executable && m.path == "/a b (deleted)");
         assert!(parse_mapping("7f00-7f01 rw-p 0 0:0 0").is_none());
     }
 

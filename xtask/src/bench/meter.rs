@@ -50,7 +50,11 @@ impl Meter {
         Ok((to.1 - from.1) / (to.0 - from.0))
     }
 
-    fn latest(&self) -> Result<(f64, f64)> {
+    /// Seconds and count of the latest line.
+    ///
+    /// # Errors
+    /// When the program says nothing.
+    pub fn latest(&self) -> Result<(f64, f64)> {
         let began = Instant::now();
         loop {
             if let Some(last) = self.lines.lock().ok().and_then(|l| l.last().copied()) {

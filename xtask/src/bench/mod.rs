@@ -2,8 +2,10 @@
 //! one run on this machine.
 
 mod agent;
+mod exact;
 mod meter;
 mod pairs;
+mod ready;
 mod verdicts;
 
 use std::{
@@ -22,7 +24,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the parts whose name contains this: http, loop, verdicts, held, agent
+    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, agent, exact
     only: Option<String>,
 
     /// Interleaved pairs
@@ -36,6 +38,7 @@ pub struct Programs {
     pub shop: PathBuf,
     pub load: PathBuf,
     pub alloc_loop: PathBuf,
+    pub go: PathBuf,
 }
 
 /// Rows of the table: what, figure, aim.
@@ -48,6 +51,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let programs = build(root)?;
     if output(Command::new("bpftrace").arg("--version")).is_err() {
         apt_install(&["bpftrace"], "the comparison with a probe on every mallocgc")?;
+    }
+    if output(Command::new("memleak-bpfcc").arg("--help")).is_err() {
+        apt_install(&["bpfcc-tools"], "the comparison with bcc's memleak")?;
     }
     let wanted = |name: &str| args.only.as_ref().is_none_or(|o| name.contains(o.as_str()));
     let mut rows = Rows::new();
@@ -63,8 +69,14 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     if wanted("held") {
         rows.extend(verdicts::held_per_tenant(&programs)?);
     }
+    if wanted("ready") {
+        rows.extend(ready::ready(&programs)?);
+    }
     if wanted("agent") {
         rows.extend(agent::cost(&programs)?);
+    }
+    if wanted("exact") {
+        rows.extend(exact::cost(&programs, args.pairs)?);
     }
     let table = render(&rows);
     println!("\n{table}");
@@ -96,6 +108,7 @@ fn build(root: &Path) -> Result<Programs> {
         shop: out.join("shop"),
         load: out.join("load"),
         alloc_loop: out.join("loop"),
+        go,
     })
 }
 

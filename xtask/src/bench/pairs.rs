@@ -16,6 +16,7 @@ const WINDOW: u64 = 10;
 enum Mode {
     Claw,
     EveryMalloc,
+    Memleak,
     Scrape,
 }
 
@@ -32,6 +33,10 @@ impl Mode {
                 let mut c = Command::new("bpftrace");
                 Watcher::start(c.args(["-p", &pid.to_string(), "-e", &program]), "attached")
                     .map(Some)
+            }
+            Self::Memleak => {
+                let mut c = Command::new("memleak-bpfcc");
+                Watcher::start(c.args(["-p", &pid.to_string(), "1"]), "outstanding").map(Some)
             }
             Self::Scrape => {
                 let addr = addr.to_owned();
@@ -107,8 +112,13 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
         anyhow::Ok((ratios, format!("Allocation loop, {:.0} million/s", rate / 1e6)))
     };
     let (ratios, what) = run("6", &[Mode::Claw, Mode::EveryMalloc])?;
+    let memleak = match run("6", &[Mode::Memleak]) {
+        Ok((ratios, _)) => figure(&ratios[0]),
+        Err(e) => format!("does not run here: {}", last_line(&e.to_string())),
+    };
     let (bare, bare_what) = run("1", &[Mode::Claw])?;
     Ok(vec![
+        row(format!("{what}: bcc's memleak"), memleak, "–"),
         row(format!("{what}: `claw-ebpf watch`"), figure(&ratios[0]), "≥ 0.995"),
         row(format!("{what}: a probe on every `mallocgc` (bpftrace)"), figure(&ratios[1]), "–"),
         row(
@@ -119,7 +129,7 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
     ])
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     if n == 0 {
@@ -128,9 +138,14 @@ fn median(values: &mut [f64]) -> f64 {
     f64::midpoint(values[(n - 1) / 2], values[n / 2])
 }
 
+/// Of a traceback, the line that says what is wrong.
+fn last_line(text: &str) -> &str {
+    text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no reason given")
+}
+
 /// Median and the interval of order statistics that holds it with 95 %
 /// (binomial, normal approximation: n/2 ± 0.98·√n).
-fn figure(ratios: &[f64]) -> String {
+pub fn figure(ratios: &[f64]) -> String {
     let mut sorted = ratios.to_vec();
     let middle = median(&mut sorted);
     let n = sorted.len();

@@ -5,17 +5,84 @@
 use std::collections::HashSet;
 
 use super::layout::GoLayout;
-use crate::target::memory::{Memory, MemoryError};
+use crate::target::{
+    bulk::{Piece, read_pieces},
+    memory::{Memory, MemoryError},
+};
+
+/// What a goroutine is doing (`runtime2.go`, the same numbers in all versions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    Runnable,
+    Running,
+    Syscall,
+    Waiting,
+    CopyStack,
+    Preempted,
+    /// Waiting, and the collector proved that nothing can wake it (Go ≥ 1.26).
+    Leaked,
+}
+
+impl State {
+    fn from_number(n: u32) -> Option<Self> {
+        Some(match n {
+            1 => Self::Runnable,
+            2 => Self::Running,
+            3 => Self::Syscall,
+            4 => Self::Waiting,
+            8 => Self::CopyStack,
+            9 => Self::Preempted,
+            10 => Self::Leaked,
+            _ => return None,
+        })
+    }
+
+    /// As the runtime prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::Running => "running",
+            Self::Syscall => "syscall",
+            Self::Waiting => "waiting",
+            Self::CopyStack => "copystack",
+            Self::Preempted => "preempted",
+            Self::Leaked => "leaked",
+        }
+    }
+
+    /// Whether `g.waitreason` means anything.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Waiting | Self::Leaked)
+    }
+}
 
 /// A goroutine that is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Goroutine {
+    /// Address of its `g`.
+    pub address: u64,
     pub id: u64,
+    pub state: State,
+    /// See [`super::waits`].
+    pub wait_reason: u8,
+    /// `nanotime` (`CLOCK_MONOTONIC`, ns) of the first GC that found it
+    /// blocked; 0 when none did.
+    pub wait_since: u64,
+    /// Id of its creator; 0 when the runtime does not keep it (Go 1.19).
+    pub parent: u64,
     /// Return address of the `go` statement.
     pub gopc: u64,
     pub startpc: u64,
     /// `g.labels`, 0 when it has none (see [`super::labels`]).
     pub labels: u64,
+    pub locked: bool,
+    /// Its stack's lowest address and the one after its highest.
+    pub stack: (u64, u64),
+    /// Where it goes on when it runs again, or called the kernel or C from.
+    pub sp: u64,
+    pub pc: u64,
+    /// Differs when it ran between two looks, but for one time in 256.
+    pub stamp: (u64, u64, u64),
 }
 
 /// All that were found in one look.
@@ -41,13 +108,11 @@ pub enum LookError {
 /// Slots are never given back, so this is the most that ever were at once.
 const MAX_SLOTS: u64 = 1 << 21;
 const TRIES: usize = 5;
+/// `g.sched`, the same in every version.
+const G_SCHED: u32 = 56;
 /// `_Gscan`, set beside the state while the collector scans the stack.
 const SCAN: u32 = 0x1000;
-/// States in which a goroutine exists (`runtime2.go`, the same numbers in all
-/// versions): runnable, running, syscall, waiting, copystack, preempted and,
-/// from 1.26 on, leaked.
-const ALIVE: [u32; 7] = [1, 2, 3, 4, 8, 9, 10];
-/// … and in which the slot is free: idle, moribund, dead, dead on an extra M.
+/// States in which the slot is free: idle, moribund, dead, dead on an extra M.
 const FREE: [u32; 4] = [0, 5, 6, 11];
 
 /// `allgs` is the address of the slice header.
@@ -58,28 +123,74 @@ pub fn look(memory: &impl Memory, layout: &GoLayout, allgs: u64) -> Result<Look,
     let slots = slots(memory, allgs)?;
     let mut look = Look::default();
     let mut seen = HashSet::with_capacity(slots.len());
-    let mut g = vec![0; layout.g_labels as usize + 8];
-    for slot in slots {
-        if slot == 0 || memory.read(slot, &mut g).is_err() {
-            look.torn += 1;
-            continue;
-        }
-        let word = |at: u32| word(&g, at as usize);
-        // `atomicstatus uint32; stackLock uint32; goid` in every version.
-        let state = word(layout.g_goid - 8) as u32 & !SCAN;
-        let id = word(layout.g_goid);
-        if ALIVE.contains(&state) && id != 0 && seen.insert(id) {
-            look.alive.push(Goroutine {
-                id,
-                gopc: word(layout.g_gopc),
-                startpc: word(layout.g_startpc),
-                labels: word(layout.g_labels),
-            });
-        } else if !FREE.contains(&state) {
-            look.torn += 1;
-        }
-    }
+    at(memory, layout, &slots, |_, found| match found {
+        Found::Alive(g) if seen.insert(g.id) => look.alive.push(g),
+        Found::Free => {}
+        Found::Alive(_) | Found::Torn => look.torn += 1,
+    });
+    look.alive.sort_unstable_by_key(|g| g.id);
     Ok(look)
+}
+
+/// What one slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Alive(Goroutine),
+    Free,
+    Torn,
+}
+
+/// Read the `g` at each of `addresses`; `each` gets its index.
+pub fn at(
+    memory: &impl Memory,
+    layout: &GoLayout,
+    addresses: &[u64],
+    mut each: impl FnMut(usize, Found),
+) {
+    let len = layout.g_labels as usize + 8;
+    let pieces: Vec<Piece> =
+        addresses.iter().map(|address| Piece { address: *address, len }).collect();
+    read_pieces(memory, &pieces, |i, bytes| {
+        let address = addresses.get(i).copied().unwrap_or(0);
+        let found = match bytes {
+            Some(g) if address != 0 => parse(layout, address, g),
+            _ => Found::Torn,
+        };
+        each(i, found);
+    });
+}
+
+fn parse(layout: &GoLayout, address: u64, g: &[u8]) -> Found {
+    let word = |at: u32| word(g, at as usize);
+    let byte = |at: u32| g.get(at as usize).copied().unwrap_or(0);
+    // `atomicstatus uint32; stackLock uint32; goid; schedlink; waitsince;
+    // waitreason` in every version.
+    let status = word(layout.g_goid - 8) as u32 & !SCAN;
+    let id = word(layout.g_goid);
+    if FREE.contains(&status) {
+        return Found::Free;
+    }
+    let Some(state) = State::from_number(status).filter(|_| id != 0) else { return Found::Torn };
+    // sched.sp and sched.pc; syscallsp and syscallpc come after sched.bp.
+    let at = if state == State::Syscall { layout.g_sched_bp + 8 } else { G_SCHED };
+    let (sp, pc) = (word(at), word(at + 8));
+    let seq = u64::from(byte(layout.g_tracking_seq));
+    Found::Alive(Goroutine {
+        address,
+        id,
+        state,
+        wait_reason: byte(layout.g_goid + 24),
+        wait_since: word(layout.g_goid + 16),
+        parent: if layout.g_parent == 0 { 0 } else { word(layout.g_parent) },
+        gopc: word(layout.g_gopc),
+        startpc: word(layout.g_startpc),
+        labels: word(layout.g_labels),
+        locked: word(layout.g_lockedm) != 0,
+        stack: (word(0), word(8)),
+        sp,
+        pc,
+        stamp: (sp, pc, seq << 32 | u64::from(status)),
+    })
 }
 
 /// Addresses of all `g`. The runtime appends to the slice, which may move it.

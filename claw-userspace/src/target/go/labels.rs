@@ -29,6 +29,36 @@ const MIN_TOP_HASH: u8 = 5;
 /// Address and length of a Go string.
 type GoString = (u64, u64);
 
+/// Longest key or value that [`all`] reads.
+const MOST_TEXT: u64 = 1024;
+
+/// All labels in the order in which the runtime keeps them; `labels` is
+/// `g.labels`.
+///
+/// # Errors
+/// When the labels cannot be read, perhaps because they changed meanwhile.
+pub fn all(
+    memory: &impl Memory,
+    layout: LabelLayout,
+    labels: u64,
+) -> Result<Vec<(String, String)>, MemoryError> {
+    if labels == 0 {
+        return Ok(Vec::new());
+    }
+    let pairs = match layout {
+        LabelLayout::Slice => slice(memory, labels)?,
+        LabelLayout::Map => map(memory, labels)?,
+    };
+    let text = |(data, len): GoString| {
+        let mut bytes = vec![0; len.min(MOST_TEXT) as usize];
+        if !bytes.is_empty() {
+            memory.read(data, &mut bytes)?;
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    pairs.into_iter().map(|(key, value)| Ok((text(key)?, text(value)?))).collect()
+}
+
 /// The label that the first of `keys` found names; `labels` is `g.labels`.
 ///
 /// # Errors

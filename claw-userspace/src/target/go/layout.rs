@@ -17,6 +17,13 @@ pub struct GoLayout {
     pub g_startpc: u32,
     pub g_labels: u32,
     pub m_curg: u32,
+    /// `g.sched.bp`, after which follow `g.syscallsp` and `g.syscallpc`.
+    pub g_sched_bp: u32,
+    /// Counts, modulo 256, how often a goroutine stopped running.
+    pub g_tracking_seq: u32,
+    pub g_lockedm: u32,
+    /// 0 where there is none (Go 1.19).
+    pub g_parent: u32,
     pub special_kind: u32,
     /// `_KindSpecialProfile`.
     pub kind_profile: u32,
@@ -44,6 +51,7 @@ const fn row(
     [special_kind, kind_profile, special_bucket]: [u32; 3],
     labels: LabelLayout,
     record_words: u32,
+    [g_sched_bp, g_tracking_seq, g_lockedm, g_parent]: [u32; 4],
 ) -> GoLayout {
     GoLayout {
         minor,
@@ -53,6 +61,10 @@ const fn row(
         g_startpc,
         g_labels,
         m_curg,
+        g_sched_bp,
+        g_tracking_seq,
+        g_lockedm,
+        g_parent,
         special_kind,
         kind_profile,
         special_bucket,
@@ -62,14 +74,14 @@ const fn row(
 }
 
 pub const LAYOUTS: [GoLayout; 8] = [
-    row(19, [152, 296, 312, 360, 192], [10, 2, 16], LabelLayout::Map, 4),
-    row(21, [152, 280, 296, 344, 192], [10, 2, 16], LabelLayout::Map, 4),
-    row(22, [152, 280, 296, 344, 192], [10, 2, 16], LabelLayout::Map, 4),
-    row(23, [160, 288, 304, 352, 192], [10, 3, 16], LabelLayout::Map, 4),
-    row(24, [160, 288, 304, 352, 192], [16, 3, 24], LabelLayout::Slice, 4),
-    row(25, [152, 280, 296, 344, 184], [16, 4, 24], LabelLayout::Slice, 4),
-    row(26, [152, 288, 304, 352, 184], [16, 4, 24], LabelLayout::Slice, 4),
-    row(27, [152, 288, 304, 352, 184], [16, 4, 24], LabelLayout::Slice, 2),
+    row(19, [152, 296, 312, 360, 192], [10, 2, 16], LabelLayout::Map, 4, [104, 189, 232, 0]),
+    row(21, [152, 280, 296, 344, 192], [10, 2, 16], LabelLayout::Map, 4, [104, 188, 208, 272]),
+    row(22, [152, 280, 296, 344, 192], [10, 2, 16], LabelLayout::Map, 4, [104, 191, 208, 272]),
+    row(23, [160, 288, 304, 352, 192], [10, 3, 16], LabelLayout::Map, 4, [104, 199, 216, 280]),
+    row(24, [160, 288, 304, 352, 192], [16, 3, 24], LabelLayout::Slice, 4, [104, 199, 216, 280]),
+    row(25, [152, 280, 296, 344, 184], [16, 4, 24], LabelLayout::Slice, 4, [96, 191, 208, 272]),
+    row(26, [152, 288, 304, 352, 184], [16, 4, 24], LabelLayout::Slice, 4, [96, 191, 208, 280]),
+    row(27, [152, 288, 304, 352, 184], [16, 4, 24], LabelLayout::Slice, 2, [96, 191, 208, 280]),
 ];
 
 impl GoLayout {

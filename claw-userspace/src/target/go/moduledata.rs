@@ -8,6 +8,8 @@ use super::version::GoVersion;
 /// `text`: after pcHeader, six slices, findfunctab, minpc and maxpc; the same
 /// from Go 1.16 to 1.27.
 const TEXT: u64 = 8 + 6 * 24 + 3 * 8;
+/// Places that may be it and are looked at; one is.
+const MOST: usize = 16;
 /// Bytes that are looked at.
 const SPAN: u64 = 400;
 
@@ -18,6 +20,8 @@ pub struct ModuleData {
     /// Address that funcdata is relative to; `None` when this Go version's
     /// layout is not known, and then inlined calls are not shown.
     pub gofunc: Option<u64>,
+    /// Where type descriptors and their names lie; `None` as above.
+    pub types: Option<[u64; 2]>,
 }
 
 /// Offset of `moduledata.gofunc`. 1.20 added covctrs/ecovctrs before it, 1.27
@@ -27,6 +31,16 @@ fn gofunc_offset(version: &GoVersion) -> Option<u64> {
         (1, 18..=19) => Some(304),
         (1, 20..=26) => Some(320),
         (1, 27) => Some(344),
+        _ => None,
+    }
+}
+
+/// Offsets of `moduledata.types` and `etypes`.
+fn types_offsets(version: &GoVersion) -> Option<[u64; 2]> {
+    match (version.major, version.minor) {
+        (1, 18..=19) => Some([280, 288]),
+        (1, 20..=26) => Some([296, 304]),
+        (1, 27) => Some([296, 312]),
         _ => None,
     }
 }
@@ -41,16 +55,17 @@ impl ModuleData {
         if elf.pie {
             // The words are made by relocations; the file may hold zeros.
             let starts = elf.relative_relocations(|_, value| value == pclntab);
-            for (start, _) in starts {
+            for (start, _) in starts.into_iter().take(MOST) {
                 let words = elf.relative_relocations(|place, _| {
                     place.checked_sub(start).is_some_and(|d| d < SPAN)
                 });
                 let word = |offset: u64| {
+                    let at = start.checked_add(offset)?;
                     words
                         .iter()
-                        .find(|(place, _)| *place == start + offset)
+                        .find(|(place, _)| *place == at)
                         .map(|(_, value)| *value)
-                        .or_else(|| elf.u64_at(start.checked_add(offset)?).ok())
+                        .or_else(|| elf.u64_at(at).ok())
                 };
                 if let Some(found) = Self::check(elf, version, word) {
                     return Some(found);
@@ -76,14 +91,16 @@ impl ModuleData {
             return None;
         }
         let gofunc = gofunc_offset(version).and_then(&word).filter(|a| elf.segment(*a).is_some());
-        Some(Self { text, gofunc })
+        let types = types_offsets(version)
+            .and_then(|[start, end]| Some([word(start)?, word(end)?]))
+            .filter(|[start, end]| start < end && elf.segment(*start).is_some());
+        Some(Self { text, gofunc, types })
     }
 }
 
 /// Aligned places in `size` bytes at `address` that hold `value`.
 fn candidates(elf: &Elf, address: u64, size: u64, value: u64) -> Vec<u64> {
     const CHUNK: u64 = 1 << 20;
-    const MOST: usize = 16;
     let mut found = Vec::new();
     let mut done = 0;
     while done < size && found.len() < MOST {
@@ -94,8 +111,8 @@ fn candidates(elf: &Elf, address: u64, size: u64, value: u64) -> Vec<u64> {
         }
         let wanted = value.to_le_bytes();
         found.extend(
-            (address + done..)
-                .step_by(8)
+            (0u64..)
+                .map(|i| address.wrapping_add(done).wrapping_add(i * 8))
                 .zip(chunk.chunks_exact(8))
                 .filter(|(_, c)| *c == wanted)
                 .map(|(a, _)| a),

@@ -57,12 +57,16 @@ pub struct Func {
     at: u64,
     pub range: FuncRange,
     name: u32,
+    pcsp: u32,
     pcfile: u32,
     pcln: u32,
     npcdata: u32,
     cu: u32,
     /// 0 before Go 1.20.
     pub start_line: u32,
+    /// `abi.FuncID`.
+    pub id: u8,
+    flags: u8,
     nfuncdata: u8,
 }
 
@@ -79,6 +83,20 @@ pub struct Pclntab<B> {
     filetab: u64,
     pctab: u64,
     functab: u64,
+}
+
+/// `abi.FuncFlag`: the outermost frame of its stack; writes the stack pointer.
+const TOP_FRAME: u8 = 1;
+const SP_WRITE: u8 = 2;
+
+impl Func {
+    pub fn is_top_frame(&self) -> bool {
+        self.flags & TOP_FRAME != 0
+    }
+
+    pub fn writes_sp(&self) -> bool {
+        self.flags & SP_WRITE != 0
+    }
 }
 
 impl<B: Bytes> Pclntab<B> {
@@ -108,7 +126,7 @@ impl<B: Bytes> Pclntab<B> {
             return Err(Damaged("a table lies outside"));
         }
         let [names, cutab, filetab, pctab, functab] = offsets;
-        if functab + nfunc * 8 + 4 > size {
+        if functab.checked_add(nfunc * 8 + 4).is_none_or(|end| end > size) {
             return Err(Damaged("function table is cut"));
         }
         Ok(Self {
@@ -194,11 +212,15 @@ impl<B: Bytes> Pclntab<B> {
             at,
             range: FuncRange { entry, end },
             name: field(4),
+            pcsp: field(16),
             pcfile: field(20),
             pcln: field(24),
             npcdata: field(28),
             cu: field(32),
             start_line: if self.go120 { field(36) } else { 0 },
+            // `funcID, flag, [1]byte, nfuncdata` end the record.
+            id: f[len - 4],
+            flags: f[len - 3],
             nfuncdata: f[len - 1],
         })
     }
@@ -221,6 +243,11 @@ impl<B: Bytes> Pclntab<B> {
             return None;
         }
         Some((self.c_string(self.filetab.checked_add(u64::from(offset))?)?, line))
+    }
+
+    /// Bytes between the stack pointer at `pc` and the return address.
+    pub fn sp_delta(&self, f: &Func, pc: u64) -> Option<u32> {
+        self.pc_value(f, f.pcsp, pc).and_then(|d| u32::try_from(d).ok())
     }
 
     /// Value of pcdata table `table` at `pc`; `None` when there is none.

@@ -14,7 +14,7 @@ pub enum VariableError {
          ({pattern})"
     )]
     NoPattern { variable: &'static str, function: &'static str, pattern: &'static str },
-    #[error("{variable}: address {address:#x} is not in writable memory")]
+    #[error("{variable}: address {address:#x} is not aligned or not in writable memory")]
     NotWritable { variable: &'static str, address: u64 },
 }
 
@@ -26,6 +26,8 @@ pub struct Variable {
     function: &'static str,
     which: Which,
     pattern: &'static str,
+    /// Bytes that its address is a multiple of.
+    align: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,7 @@ pub const MEM_PROFILE_RATE: Variable = Variable {
     function: "runtime.profilealloc",
     which: Which::Nth(1),
     pattern: "second distinct RIP-relative address, after mcache0",
+    align: 8,
 };
 
 /// Head of the list of heap-profile buckets.
@@ -49,6 +52,16 @@ pub const MBUCKETS: Variable = Variable {
     function: "runtime.mProf_FlushLocked",
     which: Which::Nth(0),
     pattern: "first RIP-relative load",
+    align: 8,
+};
+
+/// Number of the heap profile's cycle above a flag, 4 bytes.
+pub const MPROF_CYCLE: Variable = Variable {
+    name: "runtime.mProfCycle",
+    function: "runtime.mProf_Flush",
+    which: Which::Nth(0),
+    pattern: "first RIP-relative load",
+    align: 4,
 };
 
 /// All goroutine slots that ever were, `[]*g`.
@@ -57,6 +70,7 @@ pub const ALLGS: Variable = Variable {
     function: "runtime.allgadd",
     which: Which::Slice,
     pattern: "RIP-relative addresses of a pointer, a length and a capacity in a row",
+    align: 8,
 };
 
 impl Variable {
@@ -77,7 +91,7 @@ impl Variable {
 
     fn check(&self, binary: &GoBinary, address: u64) -> Result<u64, VariableError> {
         let segment = binary.elf().segment(address);
-        if segment.is_some_and(|s| s.writable) && address.is_multiple_of(8) {
+        if segment.is_some_and(|s| s.writable) && address.is_multiple_of(self.align) {
             Ok(address)
         } else {
             Err(VariableError::NotWritable { variable: self.name, address })

@@ -1,0 +1,160 @@
+//! `claw-ebpf heap (--pid N | --core FILE)`
+
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::ValueEnum;
+
+use claw_ebpf::{
+    heap::{self, By, Snapshot, Source},
+    report::{
+        heap::{Context, HeapReport, folded, pprof, text},
+        output::{self, Output},
+        text::Style,
+    },
+};
+
+use super::Exit;
+
+#[derive(clap::Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["pid", "core"]))]
+pub struct Args {
+    /// Look at process N. It is not stopped, signalled or probed
+    #[arg(long, value_name = "N")]
+    pid: Option<u32>,
+
+    /// Look at a core dump
+    #[arg(long, value_name = "FILE")]
+    core: Option<PathBuf>,
+
+    /// Executable that the core dump is of; default: the path that the dump
+    /// names
+    #[arg(long, value_name = "FILE", conflicts_with = "pid")]
+    exe: Option<PathBuf>,
+
+    /// What a row stands for
+    #[arg(long, value_enum, default_value = "site")]
+    by: Rows,
+
+    /// Show the change since an earlier heap profile in pprof's format: one
+    /// that this verb wrote, or the service's own
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
+
+    /// What to write to stdout
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+
+    /// Also write it to PATH; its extension decides the format (.json, .jsonl,
+    /// .txt, .pb.gz, .folded). Repeatable
+    #[arg(long, value_name = "PATH")]
+    out: Vec<PathBuf>,
+
+    /// No colours (also: NO_COLOR)
+    #[arg(long)]
+    no_color: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    Site,
+    Type,
+    Tenant,
+}
+
+impl From<Rows> for By {
+    fn from(rows: Rows) -> Self {
+        match rows {
+            Rows::Site => Self::Site,
+            Rows::Type => Self::Type,
+            Rows::Tenant => Self::Tenant,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+    /// One JSON object per row
+    Jsonl,
+    /// Collapsed stacks for flame graphs
+    Folded,
+    /// For `go tool pprof`
+    Pprof,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let out: Vec<Output> = args.out.iter().map(|p| Output::new(p)).collect::<Result<_, _>>()?;
+    if args.format == Format::Pprof && std::io::stdout().is_terminal() {
+        anyhow::bail!("--format pprof is no text: write it to a file, or use --out FILE.pb.gz");
+    }
+    let source = match (args.pid, &args.core) {
+        (Some(pid), _) => Source::Process(pid),
+        (None, Some(path)) => Source::Core { path: path.clone(), exe: args.exe.clone() },
+        (None, None) => anyhow::bail!("--pid or --core is needed"),
+    };
+    let by = By::from(args.by);
+    let mut snapshot = heap::read(&source, by)?;
+    if let Some((_, why)) = snapshot.cannot.iter().find(|(what, _)| *what == by) {
+        let name = args.by.to_possible_value().map(|v| v.get_name().to_owned());
+        eprintln!("claw-ebpf: --by {}: {why}", name.unwrap_or_default());
+        return Ok(Exit::NoVerdict);
+    }
+    if let Some(since) = &args.since {
+        heap::subtract(&mut snapshot, since)?;
+    }
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let context = Context {
+        wall_ns: u64::try_from(wall.as_nanos()).unwrap_or(0),
+        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map(|s| s.trim().to_owned())
+            .unwrap_or_default(),
+        by,
+        since: args.since.as_ref().map(|p| p.to_string_lossy().into_owned()),
+    };
+    let report = HeapReport::new(&snapshot, &context);
+    let write = |format| render(format, &snapshot, &report, &context, Style::Plain);
+    for o in &out {
+        o.save(&write(o.format)?)?;
+    }
+    let colour =
+        !args.no_color && std::env::var_os("NO_COLOR").is_none() && std::io::stdout().is_terminal();
+    let content = match args.format {
+        Format::Text if colour => text(&report, Style::Colour).into_bytes(),
+        Format::Text => write(output::Format::Text)?,
+        Format::Json => write(output::Format::Json)?,
+        Format::Jsonl => write(output::Format::Jsonl)?,
+        Format::Folded => write(output::Format::Folded)?,
+        Format::Pprof => write(output::Format::Pprof)?,
+    };
+    match std::io::stdout().write_all(&content) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(e.into()),
+        _ => {}
+    }
+    // Nothing is sampled: an empty heap would be a lie.
+    let nothing = snapshot.samples.is_empty() && args.since.is_none();
+    Ok(if nothing && !report.blocked.is_empty() { Exit::NoVerdict } else { Exit::Clean })
+}
+
+fn render(
+    format: output::Format,
+    snapshot: &Snapshot,
+    report: &HeapReport,
+    context: &Context,
+    style: Style,
+) -> anyhow::Result<Vec<u8>> {
+    Ok(match format {
+        output::Format::Json => report.json()?.into_bytes(),
+        output::Format::Jsonl => report.json_lines()?.into_bytes(),
+        output::Format::Text => text(report, style).into_bytes(),
+        output::Format::Folded => folded(&snapshot.samples).into_bytes(),
+        output::Format::Pprof => pprof(snapshot, i64::try_from(context.wall_ns).unwrap_or(0)),
+    })
+}

@@ -1,0 +1,87 @@
+//! The report of exact mode, from what the ledger counted.
+
+use crate::{
+    engine::Engine,
+    ledger::{Estimate, Exact, Process, Scale},
+    report::{model, site::describe},
+    tenant::TenantId,
+};
+
+/// Rows that a report keeps.
+const MOST_ROWS: usize = 500;
+
+pub fn interval(rate: f64, spread: Option<f64>) -> Option<[f64; 2]> {
+    let spread = spread?;
+    Some([(rate * (1.0 - spread)).max(0.0), rate * (1.0 + spread)])
+}
+
+/// A tenant's bytes per second, with interval.
+pub fn tenant_rate(p: &Process, tenant: TenantId) -> Option<(f64, Option<[f64; 2]>)> {
+    let exact = p.exact.as_ref().filter(|e| e.span_ns() > 0)?;
+    let Estimate { bytes, spread, .. } = exact.tenant(tenant, &p.heap)?;
+    let rate = bytes / (exact.span_ns() as f64 / 1e9);
+    Some((rate, interval(rate, spread)))
+}
+
+pub fn target(p: &Process) -> Option<model::Exact> {
+    let e = p.exact.as_ref().filter(|e| e.span_ns() > 0)?;
+    let span_s = e.span_ns() as f64 / 1e9;
+    let scale = e.scale(&p.heap);
+    Some(model::Exact {
+        windows: e.windows,
+        span_s,
+        covered_s: e.covered_ns as f64 / 1e9,
+        coverage: e.coverage().min(1.0),
+        scaled_by: match scale {
+            Scale::Complete => "complete",
+            Scale::Sampler(..) => "sampler",
+            Scale::Time(_) => "time",
+        }
+        .into(),
+        hits: e.hits,
+        estimated_ratio: e.lost_ns / 1e9 / span_s,
+        window_every_s: (scale != Scale::Complete).then_some(e.period_ns / 1e9),
+        lost: e.lost.clone(),
+    })
+}
+
+/// Rows of one process, in no order.
+fn rows(engine: &Engine, p: &Process, e: &Exact) -> Vec<model::Allocation> {
+    let seconds = e.span_ns() as f64 / 1e9;
+    e.groups(&p.heap)
+        .filter_map(|(subject, estimate)| {
+            let type_name = e.types.get(subject.type_index as usize).filter(|t| !t.is_empty());
+            let rate = estimate.count / seconds;
+            let bytes = (!subject.goroutine).then_some(estimate.bytes);
+            Some(model::Allocation {
+                pid: p.info.pid,
+                kind: if subject.goroutine { "goroutine" } else { "object" }.into(),
+                tenant: engine.ledger().tenants.name(subject.tenant).to_owned(),
+                type_name: type_name.cloned(),
+                site: describe(p.sites.get(subject.site)?),
+                bytes,
+                count: estimate.count,
+                bytes_per_s: bytes.map(|b| b / seconds),
+                count_per_s: rate,
+                interval95: interval(rate, estimate.spread),
+            })
+        })
+        .collect()
+}
+
+/// Most bytes first, then most goroutines.
+pub fn allocations(engine: &Engine) -> Vec<model::Allocation> {
+    let mut all: Vec<model::Allocation> = engine
+        .all_processes()
+        .filter_map(|p| Some((p, p.exact.as_ref().filter(|e| e.span_ns() > 0)?)))
+        .flat_map(|(p, e)| rows(engine, p, e))
+        .collect();
+    all.sort_by(|a, b| {
+        let weight = |x: &model::Allocation| (x.bytes.unwrap_or(0.0), x.count);
+        weight(b).partial_cmp(&weight(a)).unwrap_or(std::cmp::Ordering::Equal).then_with(|| {
+            (&a.tenant, &a.type_name, &a.site.id).cmp(&(&b.tenant, &b.type_name, &b.site.id))
+        })
+    });
+    all.truncate(MOST_ROWS);
+    all
+}

@@ -1,0 +1,138 @@
+//! The heap as a runtime itself accounts for it, at one moment: of a live
+//! process or of a core dump, or the difference of two such moments.
+//!
+//! Each runtime has its own file that gives a [`Snapshot`]; grouping (`rows`)
+//! and difference (`since`) do not know which runtime it was.
+
+mod go;
+mod rows;
+mod since;
+
+use std::path::PathBuf;
+
+pub use rows::{Row, Values, rows};
+pub use since::{SinceError, subtract};
+
+use crate::{
+    stream::Blocked,
+    symbol::Location,
+    target::{
+        core::{CoreError, go::GoCore},
+        go::{
+            binary::{GoBinary, GoBinaryError},
+            layout::LayoutError,
+            memprofile::ProfileError,
+        },
+        process::{Process, ProcessError},
+    },
+};
+
+/// What is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Process(u32),
+    Core { path: PathBuf, exe: Option<PathBuf> },
+}
+
+/// What rows are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Site,
+    Type,
+    Tenant,
+}
+
+/// What one stack (and object size, or type) holds. A difference may be
+/// negative.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Leaf first; empty where the runtime keeps none.
+    pub stack: Vec<Location>,
+    /// Bytes of each object, where all have the same.
+    pub object_size: Option<i64>,
+    pub type_name: Option<String>,
+    pub values: Values,
+}
+
+/// A mapping of executable code, for tools that look addresses up themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeMapping {
+    pub start: u64,
+    pub end: u64,
+    pub offset: u64,
+    pub path: String,
+}
+
+/// The heap of one program at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub pid: Option<u32>,
+    /// The dump it was read from.
+    pub core: Option<PathBuf>,
+    pub name: String,
+    /// `go` or `cpython`.
+    pub runtime: &'static str,
+    pub version: String,
+    /// Mean bytes between two samples; `None` when every object is counted,
+    /// `Some(0)` when none is sampled.
+    pub sample_rate: Option<u64>,
+    pub samples: Vec<Sample>,
+    pub code: Vec<CodeMapping>,
+    /// What cannot be seen, or how far the numbers can be trusted.
+    pub blocked: Vec<Blocked>,
+    /// What cannot be asked of this runtime, and why.
+    pub cannot: Vec<(By, &'static str)>,
+    /// Whose code a function is, for stacks that come from elsewhere.
+    pub build: crate::target::go::buildinfo::BuildInfo,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HeapError {
+    /// Exit code 3.
+    #[error("{0}")]
+    NotPermitted(String),
+    #[error(transparent)]
+    Process(ProcessError),
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    #[error("{name}: {source}")]
+    Binary { name: String, source: GoBinaryError },
+    #[error("{name}: {source}")]
+    Layout { name: String, source: LayoutError },
+    #[error("{name}: the heap profile cannot be read: {source}")]
+    Profile { name: String, source: ProfileError },
+    #[error("{name}: memory cannot be read: {source}")]
+    Memory { name: String, source: std::io::Error },
+    #[error("{0} is no Go program: see `claw-ebpf discover` for what can be looked at")]
+    Runtime(String),
+}
+
+impl From<ProcessError> for HeapError {
+    fn from(e: ProcessError) -> Self {
+        match e {
+            ProcessError::Permission(_) => Self::NotPermitted(e.to_string()),
+            e => Self::Process(e),
+        }
+    }
+}
+
+/// Look at the heap once. The runtime decides how. Names of types cost time, so
+/// they are looked up only where rows are types.
+///
+/// # Errors
+/// In one line, why it cannot be read.
+pub fn read(source: &Source, by: By) -> Result<Snapshot, HeapError> {
+    match source {
+        Source::Process(pid) => {
+            let process = Process::open(*pid)?;
+            match GoBinary::open(&process.exe_path()) {
+                Ok(binary) => go::of_process(&process, &binary, by),
+                Err(e) if e.is_not_go() => {
+                    Err(HeapError::Runtime(format!("process {pid} ({})", process.name)))
+                }
+                Err(source) => Err(HeapError::Binary { name: format!("process {pid}"), source }),
+            }
+        }
+        Source::Core { path, exe } => go::of_core(&GoCore::open(path, exe.as_deref())?, by),
+    }
+}

@@ -1,0 +1,299 @@
+//! What exact mode's windows saw of one process, and what that says of the
+//! whole time.
+//!
+//! A target runs slower while a window is open, so time alone says too little
+//! about how much it allocates otherwise. The runtime's own sampler, which
+//! runs all the time, knows the total without bias; the windows know the
+//! shares. What is reported is share × total (a ratio estimate; Cochran,
+//! *Sampling Techniques*, ch. 6), with the variance between windows and that
+//! of the sampler. A window that never closed needs none of it: it is a count.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use super::{population::Population, site::SiteId};
+use crate::tenant::TenantId;
+
+/// Samples of the runtime from which its total is believed.
+const ENOUGH_SAMPLES: u64 = 100;
+/// Kinds of allocations that are kept.
+const MOST_GROUPS: usize = 16_384;
+
+/// What one key of a window becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject {
+    pub tenant: TenantId,
+    pub site: SiteId,
+    /// Index into [`Exact::types`].
+    pub type_index: u32,
+    pub goroutine: bool,
+}
+
+/// Sums over windows of a subject's count x, its bytes, and the slot bytes y
+/// of all subjects.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    pub count: f64,
+    pub bytes: f64,
+    count_squared: f64,
+    count_by_slots: f64,
+}
+
+/// A total over the whole time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    pub count: f64,
+    pub bytes: f64,
+    /// Relative half-width of the 95 % interval; `None` when too little was
+    /// seen to give one.
+    pub spread: Option<f64>,
+}
+
+/// How counts become totals.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    /// The window never closed.
+    Complete,
+    /// By the runtime's sampler: the factor, and its relative variance.
+    Sampler(f64, f64),
+    /// By the time that was covered.
+    Time(f64),
+}
+
+#[derive(Debug, Default)]
+pub struct Exact {
+    /// When the first window opened, and until when the latest was reported.
+    pub since_ns: u64,
+    pub until_ns: u64,
+    pub covered_ns: u64,
+    pub windows: u64,
+    pub hits: u64,
+    pub lost_ns: f64,
+    pub period_ns: f64,
+    /// What is missing, by reason.
+    pub lost: BTreeMap<String, u64>,
+    pub types: Vec<String>,
+    sites: FxHashMap<u32, (SiteId, u32, bool)>,
+    groups: FxHashMap<Subject, Sums>,
+    tenants: FxHashMap<TenantId, Sums>,
+    parts: f64,
+    slots: f64,
+    slots_squared: f64,
+    /// The sampler's total and samples when the first window opened.
+    before: (f64, u64),
+}
+
+fn sampled(heap: &Population) -> (f64, u64) {
+    heap.groups().iter().fold((0.0, 0), |(bytes, n), g| (bytes + g.born.bytes, n + g.births))
+}
+
+impl Exact {
+    /// Name the stacks and types that counts refer to by `id`.
+    pub fn site(&mut self, id: u32, site: SiteId, goroutine: bool, type_name: Option<String>) {
+        let name = type_name.unwrap_or_default();
+        let index = self.types.iter().position(|t| *t == name).unwrap_or_else(|| {
+            self.types.push(name);
+            self.types.len() - 1
+        });
+        self.sites.insert(id, (site, u32::try_from(index).unwrap_or(0), goroutine));
+    }
+
+    pub fn known(&self, id: u32) -> Option<(SiteId, u32, bool)> {
+        self.sites.get(&id).copied()
+    }
+
+    /// Begin, or go on, at `from_ns`.
+    pub fn covered(&mut self, from_ns: u64, to_ns: u64, heap: &Population) {
+        if self.since_ns == 0 {
+            self.since_ns = from_ns;
+            self.before = sampled(heap);
+        }
+        self.until_ns = self.until_ns.max(to_ns);
+        self.covered_ns += to_ns.saturating_sub(from_ns);
+    }
+
+    /// Add what one window saw.
+    pub fn add(&mut self, counts: impl Iterator<Item = (Subject, u64, u64)>) {
+        let (mut by_group, mut by_tenant) = (BTreeMap::new(), BTreeMap::new());
+        let mut slots = 0.0;
+        for (subject, count, bytes) in counts {
+            let add = |sum: &mut (f64, f64)| {
+                sum.0 += count as f64;
+                sum.1 += bytes as f64;
+            };
+            add(by_group.entry(subject).or_default());
+            if !subject.goroutine {
+                add(by_tenant.entry(subject.tenant).or_default());
+                slots += count as f64 * slot(bytes as f64 / count.max(1) as f64);
+            }
+        }
+        self.parts += 1.0;
+        self.slots += slots;
+        self.slots_squared += slots * slots;
+        for (subject, (count, bytes)) in by_group {
+            if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&subject) {
+                *self.lost.entry("exact_groups".into()).or_default() += count as u64;
+                continue;
+            }
+            self.groups.entry(subject).or_default().add(count, bytes, slots);
+        }
+        for (tenant, (count, bytes)) in by_tenant {
+            self.tenants.entry(tenant).or_default().add(count, bytes, slots);
+        }
+    }
+
+    pub fn span_ns(&self) -> u64 {
+        self.until_ns.saturating_sub(self.since_ns)
+    }
+
+    /// Share of the time since the first window opened, 0 to 1.
+    pub fn coverage(&self) -> f64 {
+        if self.span_ns() == 0 { 0.0 } else { self.covered_ns as f64 / self.span_ns() as f64 }
+    }
+
+    pub fn scale(&self, heap: &Population) -> Scale {
+        if self.windows <= 1 && self.coverage() >= 0.999_999 {
+            return Scale::Complete;
+        }
+        let (bytes, samples) = sampled(heap);
+        let (bytes, samples) = (bytes - self.before.0, samples.saturating_sub(self.before.1));
+        if samples >= ENOUGH_SAMPLES && self.slots > 0.0 {
+            return Scale::Sampler(bytes / self.slots, 1.0 / samples as f64);
+        }
+        // What the target lost in a window it would have done outside of one.
+        let useful = (self.covered_ns as f64 - self.lost_ns).max(self.covered_ns as f64 * 0.02);
+        Scale::Time(self.span_ns() as f64 / useful.max(1.0))
+    }
+
+    fn estimate(&self, s: &Sums, scale: Scale) -> Estimate {
+        let (factor, spread) = match scale {
+            Scale::Complete => (1.0, Some(0.0)),
+            Scale::Sampler(factor, variance) => (factor, self.spread(s, variance)),
+            Scale::Time(factor) => (factor, None),
+        };
+        Estimate { count: s.count * factor, bytes: s.bytes * factor, spread }
+    }
+
+    fn spread(&self, s: &Sums, variance: f64) -> Option<f64> {
+        let n = self.parts;
+        if n < 3.0 || s.count <= 0.0 || self.slots <= 0.0 {
+            return None;
+        }
+        let r = s.count / self.slots;
+        let residual = s.count_squared - 2.0 * r * s.count_by_slots + r * r * self.slots_squared;
+        // Never surer than that many independent events make one.
+        let between = (residual.max(0.0) * n / (n - 1.0)).max(s.count);
+        Some(1.96 * (between / (s.count * s.count) + variance).sqrt())
+    }
+
+    pub fn groups(&self, heap: &Population) -> impl Iterator<Item = (&Subject, Estimate)> {
+        let scale = self.scale(heap);
+        self.groups.iter().map(move |(k, s)| (k, self.estimate(s, scale)))
+    }
+
+    pub fn tenant(&self, tenant: TenantId, heap: &Population) -> Option<Estimate> {
+        Some(self.estimate(self.tenants.get(&tenant)?, self.scale(heap)))
+    }
+
+    /// Tenants that allocated while a window was open.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantId> {
+        self.tenants.keys().copied()
+    }
+}
+
+impl Sums {
+    fn add(&mut self, count: f64, bytes: f64, slots: f64) {
+        self.count += count;
+        self.bytes += bytes;
+        self.count_squared += count * count;
+        self.count_by_slots += count * slots;
+    }
+}
+
+/// Size classes of the allocator above its tiny one (`runtime/sizeclasses.go`,
+/// Go 1.16–1.27).
+const CLASSES: [u32; 66] = [
+    16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352,
+    384, 416, 448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048,
+    2304, 2688, 3072, 3200, 3456, 4096, 4864, 5120, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728,
+    10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672,
+];
+
+/// Bytes that the allocator takes for an object, as the sampler counts them.
+fn slot(size: f64) -> f64 {
+    if size < 16.0 {
+        // Tiny ones share a slot.
+        return size;
+    }
+    let class = CLASSES.partition_point(|c| f64::from(*c) < size);
+    match CLASSES.get(class) {
+        Some(c) => f64::from(*c),
+        None if size <= 32768.0 => 32768.0,
+        None => (size / 8192.0).ceil() * 8192.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Amount, Proof};
+
+    const PROOF: Proof = Proof { age_ns: 1, times: 1, quantile: 0.5, gc_cycles: 0 };
+
+    fn subject(n: u32) -> Subject {
+        Subject { tenant: TenantId(n), site: SiteId(n), type_index: 0, goroutine: false }
+    }
+
+    fn heap(samples: u64, each: f64) -> Population {
+        let mut p = Population::new(PROOF, 1 << 16, 100, 0);
+        for i in 0..samples {
+            let amount = Amount { objects: 1.0, bytes: each, variance: 0.0 };
+            p.birth(i, (TenantId(1), SiteId(1)), i, 0, amount);
+        }
+        p
+    }
+
+    #[test]
+    fn a_window_that_never_closed_is_a_count() {
+        let mut e = Exact { windows: 1, ..Exact::default() };
+        let none = heap(0, 0.0);
+        for t in 1..5 {
+            e.covered(t * 1000, t * 1000 + 1000, &none);
+            e.add([(subject(1), 10, 640), (subject(2), 1, 8)].into_iter());
+        }
+        assert_eq!(e.scale(&none), Scale::Complete);
+        let all: BTreeMap<_, _> = e.groups(&none).map(|(k, v)| (*k, v)).collect();
+        assert_eq!(all[&subject(1)], Estimate { count: 40.0, bytes: 2560.0, spread: Some(0.0) });
+        assert!(e.tenant(TenantId(2), &none).is_some_and(|t| (t.bytes - 32.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn shares_of_the_samplers_total() {
+        let mut e = Exact::default();
+        e.covered(1, 2, &heap(0, 0.0));
+        for w in 0..50u64 {
+            e.windows += 1;
+            e.covered(w * 1_000_000, w * 1_000_000 + 1000, &heap(0, 0.0));
+            // A third of the bytes, give or take.
+            let n = 95 + w % 11;
+            e.add([(subject(1), n, n * 64), (subject(2), 200, 200 * 64)].into_iter());
+        }
+        let total = heap(400, 500_000.0);
+        let Scale::Sampler(..) = e.scale(&total) else { panic!("{:?}", e.scale(&total)) };
+        let t = e.tenant(TenantId(1), &total).unwrap();
+        assert!((t.bytes / (2e8 / 3.0) - 1.0).abs() < 0.01, "{t:?}");
+        assert!(t.spread.is_some_and(|s| s > 0.09 && s < 0.2), "{t:?}");
+        // Without a sampler, by time, and then without an interval.
+        assert!(matches!(e.scale(&heap(3, 1.0)), Scale::Time(f) if f > 900.0));
+    }
+
+    #[test]
+    fn sizes_are_rounded_as_the_allocator_does() {
+        for (size, want) in
+            [(8.0, 8.0), (17.0, 24.0), (64.0, 64.0), (30_000.0, 32768.0), (40_000.0, 40960.0)]
+        {
+            assert!((slot(size) - want).abs() < 1e-9, "{size}");
+        }
+    }
+}

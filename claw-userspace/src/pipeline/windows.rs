@@ -1,0 +1,272 @@
+//! The thread that keeps one target's windows: opens them, watches what they
+//! cost, closes them, and reports what they saw. A thread, since a window is
+//! shorter than the live loop's step and closing one blocks.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use claw_common::{ExactKey, ExactValue, WindowStat, exact::MAX_KEYS};
+use rustc_hash::FxHashMap;
+
+use super::{
+    clock::monotonic_ns,
+    duty::{Duty, lost_ns},
+};
+use crate::probe::{EveryPlan, Exact, exact::Counts};
+
+/// How long a window stays open at least, and between two looks at its cost.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const NEXT_LOOK: Duration = Duration::from_millis(4);
+/// Longest nap while no window is open.
+const NAP: Duration = Duration::from_millis(50);
+/// A window that stays open is reported this often, ns.
+const REPORT_NS: u64 = 1_000_000_000;
+/// Time over which the CPUs that the target uses are averaged, ns.
+const USAGE_NS: u64 = 500_000_000;
+
+/// What a window, or the latest part of one that stays open, has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// All probes were in place from here to there, `CLOCK_MONOTONIC` ns.
+    pub from_ns: u64,
+    pub to_ns: u64,
+    pub opened: bool,
+    pub closed: bool,
+    /// Hits and losses since the last report.
+    pub stat: WindowStat,
+    /// The target's work that was lost, ns.
+    pub lost_ns: f64,
+    /// From one window to the next, as the budget allows, ns.
+    pub period_ns: f64,
+    pub counts: Counts,
+}
+
+#[derive(Debug)]
+pub enum Said {
+    Seen(Seen),
+    /// No window can be opened, and none will be.
+    Failed(String),
+}
+
+/// Ends with its target, or when dropped.
+#[derive(Debug)]
+pub struct Windows {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    said: Receiver<Said>,
+}
+
+/// What the thread needs to know.
+pub struct Watch {
+    pub pid: u32,
+    pub exact: Arc<Exact>,
+    pub plan: EveryPlan,
+    pub bias: u64,
+    /// Share of the target's time that windows may cost.
+    pub budget: f64,
+    /// Of a hit without the program, ns.
+    pub trap_ns: f64,
+    pub stream: bool,
+}
+
+impl Windows {
+    pub fn start(watch: Watch) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (say, said) = channel();
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || Keeper::new(watch, say, stopped).run());
+        Self { stop, thread: Some(thread), said }
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Vec<Said> {
+        self.said.try_iter().collect()
+    }
+
+    /// Close; what was seen last can then be taken.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A thread that panicked has closed its window by that.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Windows {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Keeper {
+    watch: Watch,
+    say: Sender<Said>,
+    stopped: Arc<AtomicBool>,
+    duty: Duty,
+    cpus: Usage,
+    known: FxHashMap<ExactKey, ExactValue>,
+    /// The part of the current window's account that was reported.
+    told: WindowStat,
+}
+
+impl Keeper {
+    fn new(watch: Watch, say: Sender<Said>, stopped: Arc<AtomicBool>) -> Self {
+        let now = monotonic_ns();
+        Self {
+            duty: Duty::new(watch.budget, now, u64::from(watch.pid) ^ now),
+            cpus: Usage::new(watch.pid, now),
+            known: FxHashMap::default(),
+            told: WindowStat::default(),
+            watch,
+            say,
+            stopped,
+        }
+    }
+
+    fn run(mut self) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            let now = monotonic_ns();
+            self.duty.advance(now);
+            self.cpus.look(now);
+            match self.duty.wait_ns() {
+                0 => {
+                    if let Err(why) = self.window() {
+                        let _ = self.say.send(Said::Failed(why));
+                        break;
+                    }
+                }
+                wait => thread::park_timeout(NAP.min(Duration::from_nanos(wait))),
+            }
+        }
+        self.watch.exact.remove(self.watch.pid);
+    }
+
+    /// One window, from opening to closed.
+    fn window(&mut self) -> Result<(), String> {
+        let Watch { pid, bias, stream, .. } = self.watch;
+        let target = |active| self.watch.plan.target(bias, active, stream);
+        let (on, off) = (target(true), target(false));
+        let exact = Arc::clone(&self.watch.exact);
+        let text = |e: crate::probe::ProbeError| e.to_string();
+        self.told = WindowStat::default();
+        let links = exact.open(pid, off, &self.watch.plan.points).map_err(text)?;
+        exact.set(pid, on).map_err(text)?;
+        let mut seen = Seen { from_ns: monotonic_ns(), opened: true, ..Seen::default() };
+        let (mut cost, mut looks) = (0.0, 0);
+        loop {
+            thread::park_timeout(if looks == 0 { FIRST_LOOK } else { NEXT_LOOK });
+            looks += 1;
+            let now = monotonic_ns();
+            self.duty.advance(now);
+            let so_far = self.lost(&exact.stat(pid));
+            self.duty.spend(so_far - cost);
+            cost = so_far;
+            let full = self.known.len() > MAX_KEYS as usize * 3 / 4;
+            if self.duty.must_close() || full || self.stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            if now.saturating_sub(seen.from_ns) >= REPORT_NS {
+                seen.to_ns = now;
+                self.cpus.look(now);
+                let next = Seen { from_ns: now, ..Seen::default() };
+                self.report(std::mem::replace(&mut seen, next), cost);
+            }
+        }
+        exact.set(pid, off).map_err(text)?;
+        seen.to_ns = monotonic_ns();
+        // Blocks, but the probes are out of the code soon after it begins.
+        drop(links);
+        let total = self.lost(&exact.stat(pid));
+        self.duty.advance(monotonic_ns());
+        self.duty.spend(total - cost);
+        self.duty.closed(total, total - cost, looks == 1);
+        seen.closed = true;
+        self.report(seen, total);
+        if self.known.len() > MAX_KEYS as usize / 2 {
+            exact.forget(&exact.counts(pid));
+            self.known.clear();
+        }
+        Ok(())
+    }
+
+    /// ns of its work that the target has lost in this window.
+    fn lost(&self, stat: &WindowStat) -> f64 {
+        let on = stat.last_ns.saturating_sub(stat.first_ns);
+        let hit = self.watch.trap_ns + stat.ns as f64 / stat.hits.max(1) as f64;
+        lost_ns(stat.hits, on, hit, self.cpus.used)
+    }
+
+    /// `lost_ns` is that of the whole window so far.
+    fn report(&mut self, mut seen: Seen, lost_ns: f64) {
+        let stat = self.watch.exact.stat(self.watch.pid);
+        let old = std::mem::replace(&mut self.told, stat);
+        let since = |f: fn(&WindowStat) -> u64| f(&stat).saturating_sub(f(&old));
+        seen.stat = WindowStat {
+            hits: since(|s| s.hits),
+            ns: since(|s| s.ns),
+            overflow: since(|s| s.overflow),
+            stack_lost: since(|s| s.stack_lost),
+            goroutine_unreadable: since(|s| s.goroutine_unreadable),
+            stream_lost: since(|s| s.stream_lost),
+            ..stat
+        };
+        seen.lost_ns = lost_ns - if seen.opened { 0.0 } else { self.lost(&old) };
+        seen.period_ns = self.duty.period_ns();
+        for (key, value) in self.watch.exact.counts(self.watch.pid) {
+            let old = self.known.insert(key, value).unwrap_or_default();
+            if value.count > old.count {
+                let more = ExactValue {
+                    count: value.count - old.count,
+                    bytes: value.bytes.saturating_sub(old.bytes),
+                };
+                seen.counts.push((key, more));
+            }
+        }
+        // Nobody listens any more: then this is about to be stopped.
+        let _ = self.say.send(Said::Seen(seen));
+    }
+}
+
+/// CPUs that a process uses, on average.
+struct Usage {
+    pid: u32,
+    at_ns: u64,
+    ticks: Option<u64>,
+    used: f64,
+}
+
+impl Usage {
+    fn new(pid: u32, now_ns: u64) -> Self {
+        Self { pid, at_ns: now_ns, ticks: cpu_ticks(pid), used: 1.0 }
+    }
+
+    fn look(&mut self, now_ns: u64) {
+        let elapsed = now_ns.saturating_sub(self.at_ns);
+        if elapsed < USAGE_NS {
+            return;
+        }
+        let ticks = cpu_ticks(self.pid);
+        if let (Some(old), Some(new)) = (self.ticks, ticks) {
+            // A tick is 10 ms on every Linux: USER_HZ is part of the ABI.
+            self.used = new.saturating_sub(old) as f64 * 1e7 / elapsed as f64;
+        }
+        (self.ticks, self.at_ns) = (ticks, now_ns);
+    }
+}
+
+/// utime and stime of proc(5): fields 14 and 15, 12th and 13th after the name.
+fn cpu_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace().skip(11);
+    let mut number = || fields.next()?.parse::<u64>().ok();
+    number()?.checked_add(number()?)
+}

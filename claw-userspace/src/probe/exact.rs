@@ -1,0 +1,157 @@
+//! Exact mode's program and maps: opens windows and reads what was counted.
+//! Shared by the threads that each keep one target's windows.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd},
+    sync::{Mutex, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, MapError, StackTraceMap},
+};
+use aya_obj::Object;
+use claw_common::{ExactKey, ExactTarget, ExactValue, WindowStat};
+
+use super::{
+    every::EveryPoint,
+    link::{Links, Loaded},
+    object::ProbeError,
+};
+
+const PROGRAM: &str = "go_exact";
+/// The maps that only exact mode uses; otherwise they are kept small.
+pub const LARGE_MAPS: [&str; 2] = ["EXACT_COUNTS", "EXACT_STACKS"];
+
+/// What was counted so far.
+pub type Counts = Vec<(ExactKey, ExactValue)>;
+
+pub struct Exact {
+    program: Loaded,
+    maps: Mutex<Maps>,
+}
+
+struct Maps {
+    targets: HashMap<MapData, u32, ExactTarget>,
+    windows: HashMap<MapData, u32, WindowStat>,
+    counts: HashMap<MapData, ExactKey, ExactValue>,
+    stacks: StackTraceMap<MapData>,
+}
+
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::HashMap(d)
+        | Map::Array(d)
+        | Map::PerCpuArray(d)
+        | Map::RingBuf(d)
+        | Map::StackTraceMap(d)
+        | Map::LruHashMap(d)
+        | Map::PerCpuHashMap(d) => Some(d),
+        _ => None,
+    }
+}
+
+impl Exact {
+    /// Load the program beside those that aya loads, on the same maps. Takes
+    /// its own maps out of `bpf`, and so has to come before others do.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with the reason.
+    pub fn load(object: &[u8], bpf: &mut Ebpf) -> Result<Self, ProbeError> {
+        let load = |e: &dyn std::error::Error| ProbeError::Load(e.to_string());
+        let mut parsed = Object::parse(object).map_err(|e| load(&e))?;
+        let text: HashSet<usize> = parsed.functions.keys().map(|(section, _)| *section).collect();
+        let maps = parsed.maps.clone();
+        let known = maps.iter().filter_map(|(name, map)| {
+            let fd = data(bpf.map(name)?)?.fd().as_fd().as_raw_fd();
+            Some((name.as_str(), fd, map))
+        });
+        parsed.relocate_maps(known, &text).map_err(|e| load(&e))?;
+        parsed.relocate_calls(&text).map_err(|e| load(&e))?;
+        let program = parsed.programs.get(PROGRAM).ok_or(ProbeError::Missing(PROGRAM))?;
+        let function =
+            parsed.functions.get(&program.function_key()).ok_or(ProbeError::Missing(PROGRAM))?;
+        let program =
+            Loaded::load(&function.instructions, &parsed.license).map_err(|e| load(&e))?;
+        let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
+        let at = |name: &'static str| move |e: MapError| ProbeError::Map(name, e);
+        let maps = Maps {
+            targets: take("EXACT_TARGETS")?.try_into().map_err(at("EXACT_TARGETS"))?,
+            windows: take("EXACT_WINDOWS")?.try_into().map_err(at("EXACT_WINDOWS"))?,
+            counts: take("EXACT_COUNTS")?.try_into().map_err(at("EXACT_COUNTS"))?,
+            stacks: take("EXACT_STACKS")?.try_into().map_err(at("EXACT_STACKS"))?,
+        };
+        Ok(Self { program, maps: Mutex::new(maps) })
+    }
+
+    /// Whether one link carries all probes of a window.
+    pub fn one_link(&self) -> bool {
+        self.program.multi()
+    }
+
+    fn maps(&self) -> std::sync::MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attach with `target` (not active) and a clean account.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open(
+        &self,
+        pid: u32,
+        target: ExactTarget,
+        points: &[EveryPoint],
+    ) -> Result<Links, ProbeError> {
+        self.set(pid, target)?;
+        let empty = WindowStat::default();
+        let at = |e| ProbeError::Map("EXACT_WINDOWS", e);
+        self.maps().windows.insert(pid, empty, 0).map_err(at)?;
+        self.program.attach(pid, points).map_err(|source| ProbeError::Window { pid, source })
+    }
+
+    /// # Errors
+    /// When the map has no room.
+    pub fn set(&self, pid: u32, target: ExactTarget) -> Result<(), ProbeError> {
+        self.maps().targets.insert(pid, target, 0).map_err(|e| ProbeError::Map("EXACT_TARGETS", e))
+    }
+
+    pub fn stat(&self, pid: u32) -> WindowStat {
+        self.maps().windows.get(&pid, 0).unwrap_or_default()
+    }
+
+    /// Everything counted for `pid` and not forgotten.
+    pub fn counts(&self, pid: u32) -> Counts {
+        let maps = self.maps();
+        maps.counts.iter().filter_map(Result::ok).filter(|(k, _)| k.tgid == pid).collect()
+    }
+
+    /// Make room: only while no window of its process is open.
+    pub fn forget(&self, keys: &Counts) {
+        let mut maps = self.maps();
+        for (key, _) in keys {
+            // One that is gone already is as well.
+            let _ = maps.counts.remove(key);
+        }
+    }
+
+    /// Let the process go.
+    pub fn remove(&self, pid: u32) {
+        let counts = self.counts(pid);
+        self.forget(&counts);
+        let mut maps = self.maps();
+        let _ = maps.targets.remove(&pid);
+        let _ = maps.windows.remove(&pid);
+    }
+
+    /// Return addresses of a stack, leaf first; empty when it is not there.
+    pub fn stack(&self, id: i32) -> Vec<u64> {
+        let Ok(id) = u32::try_from(id) else { return Vec::new() };
+        self.maps()
+            .stacks
+            .get(&id, 0)
+            .map(|s| s.frames().iter().map(|f| f.ip).collect())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,169 @@
+//! The two system calls that aya 0.14 has no door for: loading a program for
+//! `uprobe_multi`, and attaching one program to many places with a cookie
+//! each. One link attaches and detaches all of them, where a perf event each
+//! takes the kernel 0.1 s to close. Where the kernel has none (or one that
+//! takes a thread for its process, before 6.10), perf events do the same.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr,
+};
+
+use super::every::EveryPoint;
+
+/// First Linux whose `uprobe_multi` compares processes and not threads.
+const MULTI_SINCE: (u32, u32) = (6, 10);
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+
+/// An open window: dropping it closes it, which blocks until no CPU is inside.
+#[derive(Debug)]
+pub struct Links {
+    /// Links before the perf events they are on.
+    _fds: Vec<OwnedFd>,
+}
+
+/// A loaded program and how it can be attached.
+#[derive(Debug)]
+pub struct Loaded {
+    fd: OwnedFd,
+    multi: bool,
+}
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let size = size_of::<bpf_attr>();
+    // SAFETY: attr is a whole, initialised bpf_attr, and the pointers in it are
+    // to memory that the caller keeps until this returns.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_int, &raw mut *attr, size) };
+    owned(fd)
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(fd) {
+        // SAFETY: the system call made this descriptor for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn empty() -> bpf_attr {
+    // SAFETY: all zero is what an attribute without settings is.
+    unsafe { std::mem::zeroed() }
+}
+
+fn kernel() -> Option<(u32, u32)> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+impl Loaded {
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn load(instructions: &[bpf_insn], license: &CString) -> io::Result<Self> {
+        let one = |attach: u32| {
+            let mut attr = empty();
+            // SAFETY: this is the member for BPF_PROG_LOAD.
+            let a = unsafe { &mut attr.__bindgen_anon_3 };
+            a.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32;
+            a.insns = instructions.as_ptr() as u64;
+            a.insn_cnt = u32::try_from(instructions.len()).unwrap_or(u32::MAX);
+            a.license = license.as_ptr() as u64;
+            a.expected_attach_type = attach;
+            bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+        };
+        if kernel().is_some_and(|k| k >= MULTI_SINCE)
+            && let Ok(fd) = one(bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32)
+        {
+            return Ok(Self { fd, multi: true });
+        }
+        Ok(Self { fd: one(0)?, multi: false })
+    }
+
+    pub fn multi(&self) -> bool {
+        self.multi
+    }
+
+    /// Attach to all points of the executable of process `pid`.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then nothing is attached.
+    pub fn attach(&self, pid: u32, points: &[EveryPoint]) -> io::Result<Links> {
+        let path = CString::new(format!("/proc/{pid}/exe"))?;
+        let fds = if self.multi {
+            vec![self.attach_multi(pid, &path, points)?]
+        } else {
+            self.attach_perf(pid, &path, points)?
+        };
+        Ok(Links { _fds: fds })
+    }
+
+    fn attach_multi(&self, pid: u32, path: &CString, points: &[EveryPoint]) -> io::Result<OwnedFd> {
+        let offsets: Vec<u64> = points.iter().map(|p| p.file_offset).collect();
+        let cookies: Vec<u64> = points.iter().map(|p| p.site as u64).collect();
+        let mut attr = empty();
+        // SAFETY: this is the member for BPF_LINK_CREATE, and all of it is
+        // plain integers.
+        unsafe {
+            let a = &mut attr.link_create;
+            a.__bindgen_anon_1.prog_fd = self.fd.as_raw_fd().unsigned_abs();
+            a.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+            let m = &mut a.__bindgen_anon_3.uprobe_multi;
+            m.path = path.as_ptr() as u64;
+            m.offsets = offsets.as_ptr() as u64;
+            m.cookies = cookies.as_ptr() as u64;
+            m.cnt = u32::try_from(points.len()).unwrap_or(0);
+            m.pid = pid;
+        }
+        bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+    }
+
+    fn attach_perf(
+        &self,
+        pid: u32,
+        path: &CString,
+        points: &[EveryPoint],
+    ) -> io::Result<Vec<OwnedFd>> {
+        let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
+        let kind = kind.trim().parse().map_err(io::Error::other)?;
+        let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+        let (mut links, mut events) = (Vec::new(), Vec::new());
+        for point in points {
+            // SAFETY: all zero is an event without settings.
+            let mut event: perf_event_attr = unsafe { std::mem::zeroed() };
+            event.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(0);
+            event.type_ = kind;
+            event.__bindgen_anon_3.config1 = path.as_ptr() as u64;
+            event.__bindgen_anon_4.config2 = point.file_offset;
+            // SAFETY: event and the path in it outlive the call.
+            let fd = unsafe {
+                libc::syscall(
+                    libc::SYS_perf_event_open,
+                    &raw const event,
+                    pid,
+                    -1 as libc::c_int,
+                    -1 as libc::c_int,
+                    PERF_FLAG_FD_CLOEXEC,
+                )
+            };
+            let fd = owned(fd)?;
+            let mut attr = empty();
+            // SAFETY: as in `attach_multi`.
+            unsafe {
+                let a = &mut attr.link_create;
+                a.__bindgen_anon_1.prog_fd = self.fd.as_raw_fd().unsigned_abs();
+                a.__bindgen_anon_2.target_fd = fd.as_raw_fd().unsigned_abs();
+                a.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
+                a.__bindgen_anon_3.perf_event.bpf_cookie = point.site as u64;
+            }
+            links.push(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?);
+            events.push(fd);
+        }
+        links.extend(events);
+        Ok(links)
+    }
+}

@@ -1,0 +1,7 @@
+//! Fuzz targets: see `docs/fuzzing.md`. What they do with their bytes is
+//! shared with the test that runs in CI.
+
+#[path = "../../tests/hostile/exercise.rs"]
+pub mod exercise;
+#[path = "../../tests/simulate/mod.rs"]
+pub mod simulate;

@@ -1,0 +1,58 @@
+//! Goroutines that wait for ever: found with where they wait and for what, and
+//! a remedy that fits; those that wait in good health stay silent.
+
+use std::process::Command;
+
+use crate::common::*;
+
+/// What to do, kind, reason, a word of the remedy.
+const LEAKS: [(&str, &str, &str, &str); 11] = [
+    ("chansend", "goroutine", "chan send", "make(chan T, 1)"),
+    ("chanrecv", "goroutine", "chan receive", "close(ch)"),
+    ("select", "goroutine", "select", "ctx.Done()"),
+    ("waitgroup", "goroutine", "sync.WaitGroup.Wait", "defer wg.Done()"),
+    ("mutex", "goroutine", "sync.Mutex.Lock", "defer mu.Unlock()"),
+    ("rwmutex", "goroutine", "sync.RWMutex.RLock", "RUnlock"),
+    ("cond", "goroutine", "sync.Cond.Wait", "Broadcast"),
+    ("io", "goroutine", "IO wait", "deadline"),
+    ("sleep", "goroutine", "sleep", "ctx.Done()"),
+    ("syscall", "thread", "syscall", "OS thread"),
+    ("mixed", "goroutine", "chan receive", "close(ch)"),
+];
+
+/// One agent watches all, each built with another version.
+#[test]
+#[ignore = "needs root and BPF"]
+fn every_way_to_wait_for_ever() {
+    let build = |i: usize| {
+        let version = ["1.26.6", "1.22.10", "1.27.3"][i % 3];
+        build(version, "blocked", &["-ldflags=-s -w"]).expect("Go toolchains")
+    };
+    let start = |i: usize, what: &str| Running::start(Command::new(build(i)).args(["-do", what]));
+    let leaks: Vec<Running> =
+        LEAKS.iter().enumerate().map(|(i, (what, ..))| start(i, what)).collect();
+    let healthy: Vec<Running> = (0..3).map(|i| start(i, "healthy")).collect();
+    let pids: Vec<String> = leaks.iter().chain(&healthy).map(|p| p.pid().to_string()).collect();
+    let mut args = vec!["watch", "--duration", "85s", "--format", "json", "-q"];
+    args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
+    let (code, report, _) = claw_json(&args);
+    assert_eq!(code, 1, "{:#}", report["findings"]);
+    let found = report["findings"].as_array().unwrap();
+    for ((what, kind, reason, word), p) in LEAKS.iter().zip(&leaks) {
+        let of: Vec<_> = found.iter().filter(|f| f["pid"] == p.pid()).collect();
+        assert_eq!(of.len(), 1, "{what}: {of:#?}");
+        let f = of[0];
+        assert_eq!((&f["kind"], &f["verdict"]), (&(*kind).into(), &"leak".into()), "{what}: {f:#}");
+        assert_eq!(f["tenant"], "acme-corp", "{what}: {f:#}");
+        let b = &f["blocked_on"];
+        assert_eq!(b["reason"], *reason, "{what}: {f:#}");
+        let line = marked_line("blocked", "main.go", &format!("LEAK: {what}"));
+        assert_eq!(b["line"], line, "{what}: {f:#}");
+        let text = f["remedy"]["text"].as_str().unwrap();
+        assert!(text.contains(word), "{what}: {text}");
+        let per_minute = f["growth"]["count_per_minute"].as_f64().unwrap();
+        let truth = if *what == "mixed" { 30.0 } else { 120.0 };
+        assert!((truth * 0.6..truth * 1.4).contains(&per_minute), "{what}: {per_minute} a minute");
+    }
+    assert_eq!(found.len(), LEAKS.len(), "the healthy are silent: {found:#?}");
+}

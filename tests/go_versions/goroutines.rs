@@ -1,0 +1,238 @@
+//! Goroutines read from outside are those of the program's own profile, in
+//! every version and build.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use claw_ebpf::{
+    pipeline::{Source, goroutines},
+    report::{goroutines as report, pprof::Profile},
+    target::go::{layout::LAYOUTS, waits},
+};
+use prost::Message;
+
+use crate::common::*;
+
+/// The fixture, which writes its own profile when told to.
+struct Fixture {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn start(program: &Path, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(program)
+            .args(args)
+            .arg("-out")
+            .arg(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut fixture = Self { child, stdin, stdout, dir };
+        fixture.wait_for("ready");
+        fixture
+    }
+
+    fn wait_for(&mut self, wanted: &str) {
+        let mut line = String::new();
+        while line.trim() != wanted {
+            line.clear();
+            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "no {wanted}");
+        }
+    }
+
+    fn own_profiles(&mut self) -> (Vec<u8>, String) {
+        writeln!(self.stdin, "now").unwrap();
+        self.wait_for("done");
+        let file = |name: &str| std::fs::read(self.dir.path().join(name)).unwrap();
+        (file("profile"), String::from_utf8(file("debug2")).unwrap())
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Stack as `function file:line`, leaf first, and labels → goroutines.
+type Counts = BTreeMap<(Vec<String>, Vec<String>), i64>;
+
+fn counts(gz: &[u8]) -> Counts {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(gz).read_to_end(&mut bytes).unwrap();
+    let p = Profile::decode(&*bytes).unwrap();
+    let text = |i: i64| p.string_table[usize::try_from(i).unwrap()].clone();
+    assert_eq!(p.sample_type.len(), 1);
+    assert_eq!((text(p.sample_type[0].r#type), text(p.sample_type[0].unit)), kind());
+    let period = p.period_type.as_ref().unwrap();
+    assert_eq!((text(period.r#type), text(period.unit), p.period), (kind().0, kind().1, 1));
+    let functions: BTreeMap<u64, String> = p
+        .function
+        .iter()
+        .map(|f| (f.id, format!("{} {}", text(f.name), text(f.filename))))
+        .collect();
+    let locations: BTreeMap<u64, Vec<String>> = p
+        .location
+        .iter()
+        .map(|l| {
+            let line = |n: &claw_ebpf::report::pprof::Line| {
+                format!("{}:{}", functions[&n.function_id], n.line)
+            };
+            (l.id, l.line.iter().map(line).collect())
+        })
+        .collect();
+    let mut counts = Counts::new();
+    for s in &p.sample {
+        let stack: Vec<String> =
+            s.location_id.iter().flat_map(|id| locations[id].clone()).collect();
+        let mut labels: Vec<String> =
+            s.label.iter().map(|l| format!("{}={}", text(l.key), text(l.str))).collect();
+        labels.sort();
+        // The main goroutine writes the profile at the time.
+        if !stack.iter().any(|f| f.starts_with("main.main ")) {
+            *counts.entry((stack, labels)).or_default() += s.value[0];
+        }
+    }
+    counts
+}
+
+fn kind() -> (String, String) {
+    ("goroutine".into(), "count".into())
+}
+
+#[test]
+fn equal_to_the_programs_own_profile() {
+    for version in VERSIONS {
+        for flags in [&[][..], &["-ldflags=-s -w"], &["-buildmode=pie", "-ldflags=-s -w"]] {
+            let Some(program) = build(version, "goroutines", flags) else { continue };
+            let what = format!("Go {version} {flags:?}");
+            let mut f = Fixture::start(&program, &["-count", "20"]);
+            let (own, own_text) = f.own_profiles();
+            let dump = goroutines(&Source::Process(f.child.id()), false)
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            let (own, ours) = (counts(&own), counts(&report::pprof(&dump)));
+            for (key, n) in &own {
+                assert_eq!(ours.get(key), Some(n), "{what}: {key:#?}\nours: {ours:#?}");
+            }
+            assert_eq!(ours.len(), own.len(), "{what}: {ours:#?}");
+            assert_eq!(dump.unseen.torn + dump.unseen.partial + dump.unseen.running, 0, "{what}");
+            assert_eq!((dump.unseen.torn_slots, dump.unseen.labels), (0, 0), "{what}");
+            same_text(&what, &report::debug2(&dump), &own_text);
+            waits_since(&what, &dump);
+        }
+    }
+}
+
+/// Header and frames of each goroutine but main, without arguments.
+fn blocks(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for block in text.split("\n\n").filter(|b| !b.contains("main.main(")) {
+        let mut lines = block.trim_end().lines();
+        let head = lines.next().unwrap_or_default().to_owned();
+        let lines = lines
+            .map(|l| match l.rfind('(') {
+                Some(at) if !l.starts_with('\t') && l.ends_with(')') => l[..at].to_owned(),
+                _ => l.to_owned(),
+            })
+            .collect();
+        all.insert(head, lines);
+    }
+    all
+}
+
+fn same_text(what: &str, ours: &str, own: &str) {
+    let (ours, own) = (blocks(ours), blocks(own));
+    for (head, lines) in &own {
+        // Of a panic, Go prints the signal's frame with its arguments.
+        assert_eq!(ours.get(head), Some(lines), "{what}: {head}");
+    }
+    assert_eq!(ours.len(), own.len(), "{what}");
+}
+
+fn waits_since(what: &str, dump: &report::Dump) {
+    let known = dump.groups.iter().filter(|g| g.longest_s().is_some_and(|s| s < 600.0)).count();
+    assert!(known > 10, "{what}: {known} of {} say since when", dump.groups.len());
+    let parents = dump.groups.iter().flat_map(|g| &g.members).filter(|m| m.parent == Some(1));
+    if !dump.version.starts_with("go1.19") {
+        assert!(parents.count() > 300, "{what}");
+    }
+}
+
+/// Two that hand a value to each other all the time, and one that runs.
+#[test]
+fn what_moves_is_never_shown_as_fact() {
+    for version in ["1.22.10", "1.27.3"] {
+        let Some(program) = build(version, "goroutines", &[]) else { continue };
+        let f = Fixture::start(&program, &["-count", "2", "-spin"]);
+        for _ in 0..30 {
+            let dump = goroutines(&Source::Process(f.child.id()), false).unwrap();
+            for g in &dump.groups {
+                let known = g.stack_is == "complete";
+                let outermost = g.stack.last().map_or("", |f| f.function.as_str());
+                let start = g.start_function.as_deref().unwrap_or("");
+                // Wrappers are left out, and the runtime calls `main.main`.
+                let expected = outermost == start || start.contains(".gowrap");
+                assert!(!known || expected || start == "runtime.main", "{g:#?}");
+                assert_eq!(known, !g.stack.is_empty(), "{g:#?}");
+            }
+        }
+    }
+}
+
+/// Every number of every version, from the source of that version.
+#[test]
+fn wait_reasons_are_those_of_the_source() {
+    for (version, l) in VERSIONS.iter().zip(&LAYOUTS) {
+        let out = go(version).args(["env", "GOROOT"]).output();
+        let Ok(out) = out.map(|o| String::from_utf8(o.stdout).unwrap()) else { continue };
+        let path = Path::new(out.trim()).join("src/runtime/runtime2.go");
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        let from = text.find("waitReasonZero ").unwrap();
+        let block = text[from..].split("\n)").next().unwrap();
+        let words: Vec<&str> =
+            block.lines().filter_map(|l| l.split("// \"").nth(1)?.strip_suffix('"')).collect();
+        assert!(words.len() > 20, "Go {version}");
+        assert_eq!(waits::reasons(l.minor), words, "Go {version}");
+    }
+}
+
+#[test]
+fn one_line_for_what_cannot_be_read() {
+    let message = |pid: u32| goroutines(&Source::Process(pid), false).unwrap_err().to_string();
+    assert!(message(4_194_303).contains("no process"));
+    assert!(message(std::process::id()).contains("not a Go program"));
+    let core = Source::Core { path: "/dev/null".into(), exe: None };
+    assert!(goroutines(&core, false).unwrap_err().to_string().contains("not a core dump"));
+}
+
+/// A dump of the same program tells the same as the program itself.
+#[test]
+fn core_dump() {
+    let Some(program) = build("1.26.6", "goroutines", &["-ldflags=-s -w"]) else { return };
+    let f = Fixture::start(&program, &["-count", "5"]);
+    let pid = f.child.id();
+    let live = goroutines(&Source::Process(pid), false).unwrap();
+    let prefix = f.dir.path().join("core");
+    let made = Command::new("gcore").arg("-o").arg(&prefix).arg(pid.to_string()).output();
+    if !made.is_ok_and(|o| o.status.success()) {
+        assert!(std::env::var_os("CLAW_REQUIRE_TOOLCHAINS").is_none(), "gcore is not here");
+        println!("skipped: gcore is not here");
+        return;
+    }
+    let path = f.dir.path().join(format!("core.{pid}"));
+    let dead = goroutines(&Source::Core { path, exe: None }, false).unwrap();
+    assert_eq!(counts(&report::pprof(&dead)), counts(&report::pprof(&live)));
+    assert_eq!((dead.pid, dead.goroutines), (pid, live.goroutines));
+}

@@ -1,0 +1,144 @@
+//! Bytes from targets and files are hostile: what the fuzzer does for minutes
+//! (`docs/fuzzing.md`), here for seconds and the same every time.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
+#[path = "../common/mod.rs"]
+mod common;
+mod exercise;
+#[path = "../simulate/mod.rs"]
+mod simulate;
+
+use claw_common::event::HEADER_SIZE;
+use claw_ebpf::{
+    stream::Item,
+    target::go::pclntab::{Pclntab, PclntabError},
+};
+use exercise::Seed;
+
+/// Xorshift, so that a failure comes again.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 11) as usize % n
+    }
+
+    /// Bytes that parsers stumble over, more often than chance has them.
+    fn byte(&mut self) -> u8 {
+        const EDGES: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, 8, 0x40];
+        if self.below(3) == 0 { self.next() as u8 } else { EDGES[self.below(EDGES.len())] }
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| self.byte()).collect()
+    }
+}
+
+/// As the linker makes them: old and new tables, static and PIE, with symbols
+/// and without.
+fn seeds() -> Vec<Seed> {
+    let builds: [(&str, &[&str]); 4] = [
+        ("1.26.6", &[]),
+        ("1.26.6", &["-ldflags=-s -w", "-buildmode=pie"]),
+        ("1.22.10", &["-ldflags=-s -w"]),
+        ("1.19", &["-buildmode=pie"]),
+    ];
+    let seeds = builds.iter().filter_map(|(version, flags)| common::build(version, "quiet", flags));
+    seeds.map(|path| Seed::new(&path)).collect()
+}
+
+#[test]
+fn damaged_binaries_are_read_without_harm() {
+    for (seed, binary) in (1..).zip(seeds()) {
+        binary.damaged(&[]);
+        let mut random = Random(seed * 0x9e37_79b9);
+        for _ in 0..60 {
+            let edits: Vec<u8> = (0..=random.below(3))
+                .flat_map(|_| {
+                    let mut edit = random.next().to_le_bytes()[..4].to_vec();
+                    let bytes: Vec<u8> = (0..=random.below(8)).map(|_| random.byte()).collect();
+                    // One in twenty cuts the file.
+                    edit.push(if random.below(20) == 0 { 0 } else { bytes.len() as u8 });
+                    edit.extend(bytes);
+                    edit
+                })
+                .collect();
+            binary.damaged(&edits);
+        }
+    }
+}
+
+/// A section may claim to be as long as addresses go.
+#[test]
+fn a_table_that_ends_beyond_all_addresses_is_refused() {
+    let words = [0x0801_0000_ffff_fff1, 1, 0, 0, 0, 0, 0, 0, u64::MAX - 4];
+    let table: Vec<u8> = words.iter().flat_map(|w: &u64| w.to_le_bytes()).collect();
+    let error = Pclntab::parse(table, u64::MAX, 0x40_0000).unwrap_err();
+    assert_eq!(error, PclntabError::Damaged("function table is cut"));
+}
+
+#[test]
+fn any_record_is_decoded_without_harm() {
+    let mut random = Random(7);
+    for _ in 0..20_000 {
+        let mut record = random.bytes(2 * HEADER_SIZE);
+        // A kind that exists, mostly.
+        if let Some(kind) = record.first_chunk_mut() {
+            *kind = [random.below(9) as u8, 0];
+        }
+        exercise::event(&record);
+    }
+}
+
+#[test]
+fn any_recording_is_replayed_without_harm() {
+    let mut random = Random(11);
+    let sound: Vec<Vec<u8>> = simulate::stream(&[simulate::garbage()], 12.0, 2.0, 1)
+        .iter()
+        .chain(&[Item::End { t_ns: 13 * simulate::SECOND }])
+        .map(|item| postcard::to_stdvec(item).unwrap())
+        .filter(|payload| payload.len() < 256)
+        .collect();
+    for _ in 0..2000 {
+        let mut frames = Vec::new();
+        for _ in 0..random.below(40) {
+            let mut payload = match random.below(4) {
+                0 => random.bytes(40),
+                _ => sound[random.below(sound.len())].clone(),
+            };
+            if !payload.is_empty() {
+                let at = random.below(payload.len());
+                payload[at] = random.byte();
+            }
+            frames.push(payload.len() as u8);
+            frames.extend(payload);
+        }
+        exercise::recording(&frames);
+    }
+}
+
+#[test]
+fn any_memory_is_walked_without_harm() {
+    let mut random = Random(13);
+    for _ in 0..200 {
+        // Words, so that pointers, counts and kinds are found where they should be.
+        let bytes: Vec<u8> = (0..random.below(200))
+            .flat_map(|_| {
+                let word = match random.below(4) {
+                    0 => random.next(),
+                    1 => random.next() % 512,
+                    _ => random.next() % 12,
+                };
+                word.to_le_bytes()
+            })
+            .collect();
+        exercise::memory(&bytes);
+    }
+}
