@@ -5,11 +5,16 @@ mod assemble;
 mod assess;
 mod census;
 mod exact;
+mod series;
 
 use std::collections::BTreeMap;
 
 use crate::{
     decode::What,
+    detect::{
+        fleet::Profiles,
+        series::{Point, Subject},
+    },
     ledger::{Bounds, Ledger, Process},
     report::model::{Finding, LogEntry, Report, Verdict},
     stream::{Counters, Item, Session, Step, StepStatus},
@@ -28,6 +33,7 @@ pub struct Engine {
     findings: BTreeMap<String, Finding>,
     ended: Vec<Ended>,
     events: u64,
+    long_view: series::LongView,
 }
 
 /// A process that is no longer watched.
@@ -64,7 +70,20 @@ impl Engine {
             findings: BTreeMap::new(),
             ended: Vec::new(),
             events: 0,
+            long_view: series::LongView::default(),
         }
+    }
+
+    /// Hold what is seen against a baseline.
+    #[must_use]
+    pub fn with_baseline(mut self, profiles: Profiles) -> Self {
+        self.long_view = series::LongView::new(profiles);
+        self
+    }
+
+    /// What each (tenant, site) has in use now.
+    pub fn series(&self) -> Vec<(Subject, Point)> {
+        series::series(&self.ledger, self.now_ns)
     }
 
     /// Take one item. Time only moves forward: an item that is older than the
@@ -186,8 +205,12 @@ impl Engine {
 
     /// Judge everything again; gives what changed.
     fn assess(&mut self) -> Vec<Finding> {
+        let suspected: Vec<(u32, String)> =
+            self.findings.values().map(|f| (f.pid, f.tenant.clone())).collect();
+        self.long_view.tick(&self.ledger, self.now_ns, &suspected);
         let lost = self.counters.lost_share();
-        let mut fresh = assess::findings(&self.session, &mut self.ledger, lost, self.now_ns);
+        let mut fresh =
+            assess::findings(&self.session, &mut self.ledger, &self.long_view, lost, self.now_ns);
         for p in self.ledger.processes() {
             fresh.extend(census::findings(&self.session, p, self.now_ns));
         }

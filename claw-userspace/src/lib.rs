@@ -7,11 +7,13 @@
 //! pure half, and what a recording holds; `engine` is the pure half;
 //! `pipeline` wires both. `heap` looks at a heap once, without probes.
 
+pub mod baseline;
 pub mod decode;
 pub mod detect;
 pub mod engine;
 pub mod explain;
 pub mod heap;
+pub mod input;
 pub mod ledger;
 pub mod pipeline;
 pub mod probe;

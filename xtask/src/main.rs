@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod command;
 mod demo;
+mod eval;
 mod leaksuite;
 mod services;
 mod test;
@@ -26,6 +27,8 @@ enum Cli {
     /// Run Go's own goroutine-leak programs under `watch`, as root, and compare with what Go
     /// expects of them; writes docs/leak-suite.md
     Leaksuite(leaksuite::Args),
+    /// Measure the verdicts over series against known truth and other detectors
+    Eval(eval::Args),
     /// Watch etcd and caddy under load, as root, and compare with their own profiles
     Soak(services::Args),
     /// Run every test, those on real processes with real probes included
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Bpf(verb) => bpf::run(&root, verb),
         Cli::Demo => demo::run(&root),
         Cli::Leaksuite(args) => leaksuite::run(&root, &args),
+        Cli::Eval(args) => eval::run(&root, &args),
         Cli::Soak(args) => services::soak(&root, &args),
         Cli::Test(args) => test::run(&root, &args),
     }

@@ -5,6 +5,7 @@ use std::{io::IsTerminal, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 
 use claw_ebpf::{
+    baseline::load_or_learn,
     pipeline::{ExactOptions, Finished, Options, Stdout, View},
     report::{
         exit::{self, FailOn},
@@ -93,6 +94,10 @@ pub struct WatchArgs {
     #[arg(long, default_value = "5.2", value_name = "PERCENT")]
     pub threshold: f64,
 
+    /// Hold what is seen against a named baseline, or a baseline's file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub baseline: Option<String>,
+
     /// Size of the ring buffer between kernel and agent
     #[arg(long, default_value = "4MiB", value_parser = ring_size, value_name = "SIZE")]
     pub ring_size: u32,
@@ -140,7 +145,7 @@ impl ReportArgs {
 
 impl WatchArgs {
     /// # Errors
-    /// When a tenant rule is wrong.
+    /// When a tenant rule or the baseline is wrong.
     pub fn options(&self, duration: Option<Duration>) -> anyhow::Result<Options> {
         let exact = match (self.mode, &self.stream) {
             (Mode::Exact, stream) => Some(ExactOptions { stream: stream.clone() }),
@@ -156,6 +161,7 @@ impl WatchArgs {
             environment: self.env.clone(),
             tenants: Rules::parse(&self.tenant)?,
             threshold: self.threshold,
+            baseline: self.baseline.as_deref().map(load_or_learn).transpose()?.unwrap_or_default(),
             ring_bytes: self.ring_size,
             record: self.record.clone(),
         })

@@ -2,10 +2,13 @@
 //! verb does lives in the rooms it calls.
 
 mod args;
+mod baseline;
+mod detect;
 mod discover;
 mod doctor;
 mod goroutines;
 mod heap;
+mod parity;
 mod replay;
 mod run;
 mod watch;
@@ -68,6 +71,12 @@ enum Verb {
     Goroutines(goroutines::Args),
     /// Judge a recording again, without root
     Replay(replay::Args),
+    /// Judge series from elsewhere, without root
+    Detect(detect::Args),
+    /// Keep what is healthy, to hold later runs against
+    Baseline(baseline::Args),
+    /// Compare environments: equivalent, different or inconclusive
+    Parity(parity::Args),
 }
 
 /// Write to stdout. A reader that went away is not an error.
@@ -98,6 +107,9 @@ impl Cli {
             Verb::Heap(args) => heap::run(&args),
             Verb::Goroutines(args) => goroutines::run(&args),
             Verb::Replay(args) => replay::run(&args),
+            Verb::Detect(args) => detect::run(&args),
+            Verb::Baseline(args) => baseline::run(&args),
+            Verb::Parity(args) => parity::run(&args),
         }
     }
 }

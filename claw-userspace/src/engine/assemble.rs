@@ -219,7 +219,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
         .map(|(id, s)| {
             let exact = exact::tenant_rate(p, id);
             let sampled = (known && seconds > 0.0).then(|| s.born / seconds);
-            model::Tenant {
+            let mut tenant = model::Tenant {
                 tenant: e.ledger.tenants.name(id).to_owned(),
                 pid: p.info.pid,
                 live_bytes: known.then_some(s.live.bytes),
@@ -231,7 +231,10 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
                 goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
                 coefficient: None,
                 anomaly_score: None,
-            }
+                odd_feature: None,
+            };
+            e.long_view.describe(&mut tenant, id);
+            tenant
         })
         .collect();
     if let (Some(census), Some(tenant)) = (&p.censuses.last, &p.info.default_tenant) {
@@ -247,6 +250,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
             goroutines: None,
             coefficient: None,
             anomaly_score: None,
+            odd_feature: None,
         });
     }
     tenants.sort_by(|a, b| {

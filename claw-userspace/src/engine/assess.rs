@@ -10,7 +10,10 @@ use crate::{
     stream::Session,
 };
 
-use super::assemble::timestamp;
+use super::{
+    assemble::timestamp,
+    series::{LongView, subject},
+};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding.
@@ -28,13 +31,14 @@ const WARM_UP: f64 = 60.0;
 pub fn findings(
     session: &Session,
     ledger: &mut Ledger,
+    long_view: &LongView,
     lost: f64,
     now_ns: u64,
 ) -> BTreeMap<String, model::Finding> {
     let mut found = BTreeMap::new();
     let mut standing = Vec::new();
     for p in ledger.processes() {
-        let scope = Scope { session, ledger, process: p, lost, now_ns };
+        let scope = Scope { session, ledger, long_view, process: p, lost, now_ns };
         let heap = scope.population(&p.heap, Kind::Heap, &mut found);
         let goroutines = scope.population(&p.goroutines, Kind::Goroutine, &mut found);
         let places = scope.places(&mut found);
@@ -53,6 +57,7 @@ pub fn findings(
 struct Scope<'a> {
     session: &'a Session,
     ledger: &'a Ledger,
+    long_view: &'a LongView,
     process: &'a Process,
     lost: f64,
     now_ns: u64,
@@ -97,6 +102,11 @@ impl Scope<'_> {
             let Some(group) = population.groups().get(i as usize) else { continue };
             let Some(site) = p.sites.get(group.site) else { continue };
             let mut finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            if kind == Kind::Heap {
+                let subject = subject(self.ledger, p, group.tenant, &site.id);
+                let more = self.long_view.evidence(&subject, p.info.pid, group.tenant);
+                finding.evidence.extend(more);
+            }
             if kind == Kind::Goroutine
                 && let Some(place) = p.places.of(group.tenant, group.site)
             {
@@ -180,7 +190,7 @@ impl Scope<'_> {
             info.heap_bytes.filter(|b| heap && *b > 0).map(|b| a.per_minute / b as f64 * 100.0);
         let severity = self.severity(kind, percent, a);
         model::Finding {
-            id: finding_id(&info.name, kind, &tenant, &site.id),
+            id: model::finding_id(&info.name, kind, &tenant, &site.id),
             kind,
             verdict: if a.leak { Verdict::Leak } else { Verdict::Suspect },
             severity,
@@ -283,13 +293,4 @@ impl Scope<'_> {
         }
         all
     }
-}
-
-/// The same subject has the same id in every run and build: FNV-1a.
-pub fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
-    let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
 }

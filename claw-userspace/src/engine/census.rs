@@ -10,7 +10,7 @@ use crate::{
     stream::Session,
 };
 
-use super::{assemble::timestamp, assess::finding_id};
+use super::assemble::timestamp;
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding, percent …
@@ -160,7 +160,7 @@ impl Scope<'_> {
         let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
         let share = percent
             .map_or(rise.per_minute / (16.0 * 1024.0 * 1024.0), |p| p / self.session.threshold);
-        let id = finding_id(&info.name, kind, &tenant, subject);
+        let id = model::finding_id(&info.name, kind, &tenant, subject);
         let file = held.and_then(|h| h.grown.file.clone());
         model::Finding {
             site: model::Site {

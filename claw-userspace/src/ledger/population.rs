@@ -209,6 +209,21 @@ impl Population {
         &self.groups
     }
 
+    /// Bytes that each group gained since watching began, what died of the time
+    /// before set off; in the order of [`Population::groups`].
+    pub fn changes(&self) -> Vec<f64> {
+        let mut site_births: FxHashMap<SiteId, f64> = FxHashMap::default();
+        for g in &self.groups {
+            *site_births.entry(g.site).or_default() += g.born.bytes;
+        }
+        let change = |g: &Group| {
+            let total = site_births.get(&g.site).copied().unwrap_or(0.0);
+            let share = if total > 0.0 { g.born.bytes / total } else { 0.0 };
+            g.live.bytes - self.foreign.get(&g.site).map_or(0.0, |f| f.bytes) * share
+        };
+        self.groups.iter().map(change).collect()
+    }
+
     /// Remember which groups are findings.
     pub fn stand(&mut self, found: &[u32]) {
         for g in &mut self.groups {

@@ -323,7 +323,7 @@ impl Every {
             return Some(if array { format!("[]{name}") } else { name });
         }
         let of_call = || types::name(binary, types::of_call(binary, called_at?)?);
-        match types::of_runtime(&[by.as_str()])? {
+        match types::of_runtime(&by)? {
             Untyped::Named(name) => Some(name.to_owned()),
             Untyped::SliceOf => Some(format!("[]{}", of_call()?)),
             Untyped::Same => of_call(),

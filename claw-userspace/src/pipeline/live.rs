@@ -184,7 +184,7 @@ impl<'a> Live<'a> {
             threshold: options.threshold,
         };
         let started = Instant::now();
-        let mut sink = Sink::new(session, recorder, view);
+        let mut sink = Sink::new(session, recorder, view, options.baseline.clone());
         let loading = Instant::now();
         let mut probes =
             Probes::load(&options.tenants.keys(), options.ring_bytes, options.exact.is_some())?;

@@ -28,7 +28,7 @@ pub use live::{run_command, watch};
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};
 
-use crate::{record, tenant::Rules};
+use crate::{detect::fleet::Profiles, record, tenant::Rules};
 
 /// Which processes to watch.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct Options {
     pub environment: Option<String>,
     pub tenants: Rules,
     pub threshold: f64,
+    /// What is healthy; empty when not known.
+    pub baseline: Profiles,
     pub ring_bytes: u32,
     pub record: Option<PathBuf>,
 }

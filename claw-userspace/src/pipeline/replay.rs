@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Finished, View, WatchError, sink::Sink};
 use crate::{
+    detect::fleet::Profiles,
     record::Reader,
     stream::{Item, Step, StepStatus},
 };
@@ -11,10 +12,10 @@ use crate::{
 /// # Errors
 /// When the recording cannot be read at all; a cut one is replayed as far as
 /// it is whole, and says so.
-pub fn replay(path: &Path, view: View) -> Result<Finished, WatchError> {
+pub fn replay(path: &Path, view: View, baseline: Profiles) -> Result<Finished, WatchError> {
     let (session, mut reader) = Reader::open(path)?;
     let mut last_ns = session.t_ns;
-    let mut sink = Sink::new(session, None, view);
+    let mut sink = Sink::new(session, None, view, baseline);
     let mut ended = false;
     for item in reader.by_ref() {
         match &item {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use super::screen::Screen;
 use crate::{
+    detect::fleet::Profiles,
     engine::Engine,
     ledger::Bounds,
     record::Writer,
@@ -51,8 +52,8 @@ pub struct Finished {
 }
 
 impl Sink {
-    pub fn new(session: Session, recorder: Option<Writer>, view: View) -> Self {
-        let engine = Engine::new(session.clone(), Bounds::default());
+    pub fn new(session: Session, recorder: Option<Writer>, view: View, baseline: Profiles) -> Self {
+        let engine = Engine::new(session.clone(), Bounds::default()).with_baseline(baseline);
         let screen = (view.progress && std::io::stderr().is_terminal()).then(Screen::default);
         let mut sink = Self { engine, recorder, view, screen, closed: false };
         sink.put(Item::Session(session));

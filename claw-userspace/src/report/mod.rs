@@ -10,5 +10,6 @@ pub mod live;
 pub mod model;
 pub mod output;
 pub mod pprof;
+pub mod series;
 pub mod site;
 pub mod text;

@@ -178,7 +178,11 @@ pub struct Tenant {
     /// In-use bytes per unit of the tenant's own work, normalised to its own
     /// rolling baseline; null until there is one.
     pub coefficient: Option<f64>,
+    /// Of the isolation forest over all tenants, 0 to 1; null with fewer than 8.
     pub anomaly_score: Option<f64>,
+    /// What makes the tenant odd; null when it is not.
+    #[serde(default)]
+    pub odd_feature: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -354,4 +358,13 @@ pub enum JsonLine {
         events: Events,
     },
     Report(Box<Report>),
+}
+
+/// The same subject has the same id in every run and build: FNV-1a.
+pub fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
+    let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
 }

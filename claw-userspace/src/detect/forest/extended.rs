@@ -1,0 +1,40 @@
+//! The crate `extended-isolation-forest`: accurate, but it takes its random
+//! numbers from the thread, so its scores differ a little from run to run.
+
+use extended_isolation_forest::{Forest, ForestOptions};
+
+use super::{FEATURES, FEWEST, ForestError, Outliers, Row, Scale};
+
+pub struct Extended {
+    scale: Scale,
+    forest: Forest<f64, FEATURES>,
+}
+
+impl Extended {
+    /// # Errors
+    /// When there are too few rows, or nothing differs between them.
+    pub fn fit(rows: &[Row]) -> Result<Self, ForestError> {
+        if rows.len() < FEWEST {
+            return Err(ForestError::TooFew(rows.len()));
+        }
+        let scale = Scale::of(rows);
+        if !scale.differs() {
+            return Err(ForestError::Alike);
+        }
+        let scaled: Vec<Row> = rows.iter().map(|r| scale.apply(r)).collect();
+        let options = ForestOptions {
+            n_trees: 100,
+            sample_size: scaled.len().min(256),
+            max_tree_depth: None,
+            extension_level: 1,
+        };
+        let forest = Forest::from_slice(&scaled, &options).map_err(|_| ForestError::Build)?;
+        Ok(Self { scale, forest })
+    }
+}
+
+impl Outliers for Extended {
+    fn score(&self, row: &Row) -> f64 {
+        self.forest.score(&self.scale.apply(row))
+    }
+}

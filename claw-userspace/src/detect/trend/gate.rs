@@ -1,0 +1,124 @@
+//! What a significant slope has to pass before it is growth for good.
+
+use super::{Fit, Layers, Life, Notes, Profile, WINDOWS};
+
+/// False alarms that chance may make of a series in a day, all windows
+/// together, if its noise were as assumed.
+const CHANCE_PER_DAY: f64 = 0.01;
+/// Least growth of the envelope within a window, as a share of the level.
+const LEAST: f64 = 0.03;
+/// … and least rate, share of the level per second: 0.01 % per minute.
+const FLOOR: f64 = 0.0001 / 60.0;
+/// How far growth has to exceed what came and went before.
+pub const BEYOND: f64 = 1.5;
+/// … and what a whole healthy run is known to do.
+const BEYOND_BASELINE: f64 = 1.35;
+/// Growth of the last third to the one before, below which it slows down. A
+/// line has 1, an exponential approach over its time constant 0.72.
+const BEND: f64 = 0.6;
+/// Least evenness of the rise ([`Fit::even`]).
+const EVEN: f64 = 0.4;
+/// Most of the growth that a few jumps may make ([`Fit::jumps`]).
+const JUMPS: f64 = 0.5;
+/// A warm-up is taken to add at most this share of the level.
+const WARM_UP: f64 = 1.0;
+/// … and one that may be none, the uptime being unknown, this much if it does
+/// not slow down.
+const UNKNOWN: f64 = 0.5;
+/// A daily cycle of a service whose load is not known, likewise.
+const DAILY: f64 = 0.25;
+const DAY_S: f64 = 86_400.0;
+
+/// Why growth may still be something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It began with the process.
+    WarmUp,
+    /// A day has not passed yet, and the load is not known.
+    Daily,
+}
+
+pub enum Judged {
+    Nothing,
+    Grows { p: f64, base: f64, why: Option<Why> },
+}
+
+pub struct Gate<'a> {
+    pub window: usize,
+    /// Start of the window.
+    pub from_s: u32,
+    pub life: &'a Life,
+    pub loaded: bool,
+    pub scale: f64,
+    /// What the baseline's warm-up added within the window, bytes.
+    pub warm: f64,
+    pub fell: f64,
+    pub profile: Option<&'a Profile>,
+    pub layers: Layers,
+}
+
+impl Gate<'_> {
+    pub fn judge(&self, f: &Fit, notes: &mut Notes) -> Judged {
+        let growth = f.growth();
+        let level = self.profile.map_or(f.start, |p| p.level);
+        let base = level.max(self.scale * 0.01).max(1.0);
+        let share = (growth / base) as f32;
+        notes.by_load = notes.by_load.max((f.by_load.abs() / base) as f32);
+        notes.warm_up = notes.warm_up.max((self.warm / base) as f32);
+        if growth < LEAST * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
+            return Judged::Nothing;
+        }
+        let p = f.p() * WINDOWS as f64 * DAY_S / f.span;
+        if p > CHANCE_PER_DAY {
+            return Judged::Nothing;
+        }
+        if self.layers.step && (f.even < EVEN || f.jumps > JUMPS) {
+            notes.steps = notes.steps.saturating_add(1);
+            notes.step = notes.step.max(share);
+            return Judged::Nothing;
+        }
+        let (early, late) = (f.thirds[1] - f.thirds[0], f.thirds[2] - f.thirds[1]);
+        if self.layers.bend && late < BEND * early {
+            notes.filling = notes.filling.max(share);
+            return Judged::Nothing;
+        }
+        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
+        let own = if self.layers.own_falls { self.fell } else { 0.0 };
+        if growth < (BEYOND * own).max(BEYOND_BASELINE * healthy) {
+            notes.ordinary = notes.ordinary.max(share);
+            return Judged::Nothing;
+        }
+        Judged::Grows { p, base, why: self.doubt(f, base, early, late) }
+    }
+
+    fn doubt(&self, f: &Fit, base: f64, early: f64, late: f64) -> Option<Why> {
+        if self.profile.is_some() || !self.layers.warm_up {
+            return None;
+        }
+        let seen = f64::from(self.from_s.saturating_sub(self.life.began_s));
+        let growth = f.growth();
+        // It was flat for as long before, or is old against what was seen.
+        let first = self.life.level.map_or(f.start, f64::from);
+        let before = f64::from(self.from_s.saturating_sub(self.life.level_s));
+        let flat = before >= f.span && (f.start - first) < 0.5 * f.slope * before;
+        let old = self.life.uptime.is_some_and(|u| f64::from(u) >= seen + f.span);
+        if !flat && !old {
+            let grown = f.start + growth - first;
+            // How much an exponential approach with this bend, or one that
+            // noise lets seem straighter, has still to come.
+            let noise = f.sigma * (6.0 / f.n as f64).sqrt();
+            let ratio = ((late - noise) / (early + noise).max(1.0)).clamp(0.0, 1.0);
+            let whole = growth / (1.0 - ratio.powi(3)).max(1e-9);
+            let straight = self.life.uptime.is_none() && grown >= UNKNOWN * base;
+            if grown < WARM_UP * base && !(straight && whole >= WARM_UP * base) {
+                return Some(Why::WarmUp);
+            }
+        }
+        let long = f.span > DAY_S / 12.0;
+        let day = seen + f.span >= DAY_S;
+        if long && !day && !self.loaded && growth < DAILY * base {
+            return Some(Why::Daily);
+        }
+        None
+    }
+}

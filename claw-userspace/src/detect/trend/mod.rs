@@ -1,0 +1,419 @@
+//! Does one series grow for good? A state machine: values go in one by one, a
+//! change of the verdict comes out; memory is bounded by [`Ring`]s.
+//!
+//! Each time a bin closes, its window and the third of it that is newest are
+//! tested: a slope that noise, be it a random walk, would show less than once
+//! in a hundred days; no step; not slowing down; beyond what the series itself
+//! has been seen to fall within such a window (rises of that size come and go
+//! there), or beyond what the baseline did. Growth since the beginning without
+//! a baseline may be a warm-up: it counts only if its bend says that it would
+//! more than double the process.
+
+mod fit;
+mod gate;
+mod notes;
+mod profile;
+mod ring;
+mod standing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use fit::{Fit, fit, normal_tail, student_tail};
+pub use gate::Why;
+pub use notes::Notes;
+pub use profile::{Learner, Profile};
+pub use ring::{Bin, RINGS, Ring};
+pub use standing::{Change, Standing, State};
+
+use gate::{Gate, Judged};
+use ring::MOST;
+
+use super::series::Point;
+
+/// Two windows to each ring.
+pub const WINDOWS: usize = 2 * RINGS.len();
+/// Bins of the shorter window.
+const SHORT: usize = 12;
+/// Hits in a row before a verdict, by ring: what grows fast may be found fast.
+const HITS: [u8; RINGS.len()] = [2, 3, 4, 4];
+/// A fall to less than this share of the last hour's lowest value is a restart
+/// when the uptime is not known.
+const RESTART: f32 = 0.5;
+/// Time constant of the smoothed load, s.
+const LOAD_S: f64 = 30.0;
+
+/// What of the method is used; all of it, but for an ablation.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers {
+    pub envelope: bool,
+    pub load: bool,
+    pub bend: bool,
+    pub step: bool,
+    pub own_falls: bool,
+    pub warm_up: bool,
+    pub hits: bool,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self {
+            envelope: true,
+            load: true,
+            bend: true,
+            step: true,
+            own_falls: true,
+            warm_up: true,
+            hits: true,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Trend {
+    rings: [Ring; RINGS.len()],
+    /// Largest fall, and when learning largest rise, in each window, bytes.
+    fell: [f32; WINDOWS],
+    hits: [u8; WINDOWS],
+    t0: f64,
+    last: Option<Last>,
+    /// Of this life of the process: when it was first seen (s since `t0`), its
+    /// uptime then, and its level in its first minutes.
+    life: Life,
+    load: f64,
+    gc_seen: bool,
+    is_old: bool,
+    high_since: Option<f32>,
+    pub notes: Notes,
+    standing: Option<Box<Standing>>,
+    profile: Option<Arc<Profile>>,
+    learning: Option<Box<[f32; WINDOWS]>>,
+    layers: Layers,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    t: f64,
+    uptime: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    began_s: u32,
+    uptime: Option<f32>,
+    /// … since `level_s`.
+    level: Option<f32>,
+    level_s: u32,
+}
+
+impl Life {
+    /// Age of the process at `at_s` as far as is known, s.
+    fn age(&self, at_s: u32) -> f64 {
+        f64::from(self.uptime.unwrap_or(0.0)) + f64::from(at_s.saturating_sub(self.began_s))
+    }
+}
+
+impl Trend {
+    pub fn new(profile: Option<Arc<Profile>>, layers: Layers) -> Self {
+        Self {
+            rings: Default::default(),
+            fell: [0.0; WINDOWS],
+            hits: [0; WINDOWS],
+            t0: 0.0,
+            last: None,
+            life: Life::default(),
+            load: f64::NAN,
+            gc_seen: false,
+            is_old: false,
+            high_since: None,
+            notes: Notes::default(),
+            standing: None,
+            profile,
+            learning: None,
+            layers,
+        }
+    }
+
+    /// Learns how much a healthy series rises and falls.
+    fn learning(profile: Profile) -> Self {
+        let mut trend = Self::new(Some(Arc::new(profile)), Layers::default());
+        trend.learning = Some(Box::default());
+        trend
+    }
+
+    /// Largest rises and falls of each window, bytes.
+    fn learned(&self) -> ([f64; WINDOWS], [f64; WINDOWS]) {
+        let rose = self.learning.as_deref().copied().unwrap_or_default();
+        (rose.map(f64::from), self.fell.map(f64::from))
+    }
+
+    /// Take the next value; times must not go back. `scale` is the size of the
+    /// process that the series is a part of, bytes, or 0.
+    pub fn put(&mut self, p: &Point, scale: f64) -> Option<Change> {
+        let Some(last) = self.last else {
+            self.t0 = p.t;
+            self.is_old = p.old.is_finite();
+            self.begin(p);
+            return self.value(p, scale);
+        };
+        let again = p.uptime.is_finite() && last.uptime.is_finite() && p.uptime + 1.0 < last.uptime;
+        if again || (!p.uptime.is_finite() && self.fell_away(p)) {
+            self.restart(p);
+        }
+        self.value(p, scale)
+    }
+
+    fn begin(&mut self, p: &Point) {
+        let uptime = p.uptime.is_finite().then_some(p.uptime as f32);
+        self.life = Life { began_s: self.since_t0(p.t), uptime, ..Life::default() };
+    }
+
+    fn restart(&mut self, p: &Point) {
+        self.begin(p);
+        // Falls so far without uptime: this one is known to begin at nothing.
+        self.life.uptime = Some(self.life.uptime.unwrap_or(0.0));
+        for ring in &mut self.rings {
+            ring.clear();
+        }
+        self.hits = [0; WINDOWS];
+        self.notes.restarts = self.notes.restarts.saturating_add(1);
+        self.high_since = None;
+        if let Some(s) = &mut self.standing {
+            s.restarted();
+        }
+    }
+
+    /// Fell below half of what was the least for the last hour.
+    fn fell_away(&self, p: &Point) -> bool {
+        let ring = &self.rings[1];
+        if ring.count() < 5 || p.live > f64::from(self.life.level.unwrap_or(0.0)) * 1.1 {
+            return false;
+        }
+        let mut bins = [Bin::default(); MOST];
+        let n = ring.newest(MOST, &mut bins);
+        let least = bins[..n].iter().map(|b| b.low).fold(f32::MAX, f32::min);
+        (p.live as f32) < least * RESTART
+    }
+
+    fn since_t0(&self, t: f64) -> u32 {
+        (t - self.t0).clamp(0.0, f64::from(u32::MAX)) as u32
+    }
+
+    fn value(&mut self, p: &Point, scale: f64) -> Option<Change> {
+        let before = self.last.replace(Last { t: p.t, uptime: p.uptime });
+        if p.load.is_finite() {
+            let passed = before.map_or(f64::MAX, |b| p.t - b.t);
+            let share = 1.0 - (-passed / LOAD_S).exp();
+            let old = if self.load.is_finite() { self.load } else { p.load };
+            self.load = old + (p.load - old) * share;
+        }
+        // Where collections are marked, what lies between them is garbage too.
+        self.gc_seen |= p.gc;
+        if self.gc_seen && !p.gc && self.layers.envelope {
+            return None;
+        }
+        let at_s = self.since_t0(p.t);
+        let value = if self.is_old && p.old.is_finite() { p.old } else { p.live };
+        let load = if self.layers.load { self.load as f32 } else { f32::NAN };
+        let bin = Bin { at_s, low: value as f32, load };
+        let mut change = None;
+        for (r, spec) in RINGS.into_iter().enumerate() {
+            if self.rings[r].put(spec, bin, self.layers.envelope) {
+                if r == 1 {
+                    self.look_back();
+                }
+                for newest in [SHORT, MOST] {
+                    let c = self.evaluate(r, newest, at_s, scale);
+                    change = change.or(c);
+                }
+            }
+        }
+        change
+    }
+
+    fn evaluate(&mut self, r: usize, newest: usize, now_s: u32, scale: f64) -> Option<Change> {
+        let ring = &self.rings[r];
+        if ring.count() < newest.min(SHORT + 1) {
+            return None;
+        }
+        let mut bins = [Bin::default(); MOST];
+        let n = ring.newest(newest, &mut bins);
+        let bins = &mut bins[..n];
+        let w = 2 * r + usize::from(newest != SHORT);
+        // Most windows are flat or fall: cheaper to see than to fit.
+        let quick = quick_growth(bins);
+        if bins[0].load.is_nan() && quick < 0.01 * f64::from(bins[0].low) {
+            self.fall(w, -quick);
+            self.miss(w, quick, now_s, n);
+            return None;
+        }
+        let warm = self.take_warm_up(bins);
+        // Within the hour the load wobbles, and memory follows as it will; over
+        // the day it follows as it did in the baseline.
+        let beta = self.profile.as_ref().and_then(|p| p.beta).filter(|_| r >= 2);
+        let f = fit(bins, beta)?;
+        if f.slope < 0.0 {
+            self.fall(w, -f.growth());
+            self.miss(w, f.growth(), now_s, n);
+            return None;
+        }
+        let gate = Gate {
+            window: w,
+            from_s: bins[0].at_s,
+            life: &self.life,
+            loaded: !bins[0].load.is_nan(),
+            scale,
+            warm,
+            fell: f64::from(self.fell[w]),
+            profile: self.profile.as_deref(),
+            layers: self.layers,
+        };
+        if let Some(rose) = &mut self.learning {
+            if f.p() < 0.01 {
+                rose[w] = rose[w].max(f.growth() as f32);
+            }
+            return None;
+        }
+        match gate.judge(&f, &mut self.notes) {
+            Judged::Nothing => {
+                self.miss(w, f.growth(), now_s, n);
+                None
+            }
+            Judged::Grows { p, base, why } => {
+                self.hits[w] = (self.hits[w] + 1).min(HITS[r]);
+                if self.layers.hits && self.hits[w] < HITS[r] {
+                    return None;
+                }
+                let from_s = bins[0].at_s;
+                let slope = standing::robust_slope(bins, f.beta);
+                let hit = standing::Hit { window: w, from_s, now_s, base, p, why, slope };
+                self.stand(&f, &hit)
+            }
+        }
+    }
+
+    fn stand(&mut self, f: &Fit, hit: &standing::Hit) -> Option<Change> {
+        match &mut self.standing {
+            Some(s) => s.again(f, hit),
+            None => {
+                let s = Standing::new(f, hit, self.profile.is_some());
+                let change = Change { at_s: s.at_s, state: s.state };
+                self.standing = Some(Box::new(s));
+                Some(change)
+            }
+        }
+    }
+
+    fn fall(&mut self, w: usize, by: f64) {
+        self.fell[w] = self.fell[w].max(by as f32);
+    }
+
+    /// A window that does not (or no longer) grow.
+    fn miss(&mut self, w: usize, growth: f64, now_s: u32, n: usize) {
+        self.hits[w] = 0;
+        let Some(s) = &self.standing else { return };
+        if s.over(w, growth, now_s, n) {
+            let grew = s.grew() as f32;
+            // It grows by as much and stops: no more than that is news.
+            for fell in &mut self.fell[s.window..] {
+                *fell = fell.max(grew / gate::BEYOND as f32);
+            }
+            self.notes.levelled = self.notes.levelled.saturating_add(1);
+            self.standing = None;
+        }
+    }
+
+    /// Take off what the warm-up of the baseline adds within the window; gives
+    /// how much.
+    fn take_warm_up(&self, bins: &mut [Bin]) -> f64 {
+        let Some(p) = &self.profile else { return 0.0 };
+        let (Some(first), Some(last)) = (bins.first(), bins.last()) else { return 0.0 };
+        let at = |b: &Bin| p.warmed(self.life.age(b.at_s));
+        let from = at(first);
+        let added = at(last) - from;
+        if added > 0.0 {
+            for b in bins {
+                b.low -= (at(b) - from) as f32;
+            }
+        }
+        added
+    }
+
+    /// Once a two-minute bin: the level of this life, bursts, the daily cycle.
+    fn look_back(&mut self) {
+        let mut bins = [Bin::default(); MOST];
+        let n = self.rings[1].newest(MOST, &mut bins);
+        let Some(newest) = bins[..n].last().copied() else { return };
+        let least = bins[..n].iter().map(|b| b.low).fold(f32::MAX, f32::min);
+        // The level of this life: its lowest in the first minutes, then that
+        // after ten, when the program itself has started.
+        let age_s = newest.at_s.saturating_sub(self.life.began_s);
+        let within = |r: std::ops::Range<u32>| r.contains(&age_s);
+        if within(0..360) || within(720..1200) {
+            self.life.level = Some(self.life.level.map_or(newest.low, |l| l.min(newest.low)));
+            self.life.level_s = self.life.level_s.max(self.life.began_s);
+        } else if within(600..720) {
+            (self.life.level, self.life.level_s) = (Some(newest.low), newest.at_s);
+        }
+        let above = newest.low / least.max(1.0);
+        match self.high_since {
+            None if above > 1.2 => self.high_since = Some(above),
+            Some(high) if above < 1.0 + (high - 1.0) * 0.3 => {
+                self.notes.bursts = self.notes.bursts.saturating_add(1);
+                self.notes.burst = self.notes.burst.max(high - 1.0);
+                self.high_since = None;
+            }
+            Some(high) => self.high_since = Some(high.max(above)),
+            None => {}
+        }
+        if let Some(s) = &self.standing
+            && s.fell_back(newest.low)
+        {
+            self.notes.levelled = self.notes.levelled.saturating_add(1);
+            self.standing = None;
+        }
+        let n = self.rings[3].newest(MOST, &mut bins);
+        if n == RINGS[3].1 {
+            let (low, high) = bins[..n]
+                .iter()
+                .fold((f32::MAX, 0f32), |(low, high), b| (low.min(b.low), high.max(b.low)));
+            let shift = (bins[n - 1].low - bins[0].low).abs();
+            if shift < 0.3 * (high - low) {
+                self.notes.daily = self.notes.daily.max((high - low) / low.max(1.0));
+            }
+        }
+    }
+
+    pub fn standing(&self) -> Option<&Standing> {
+        self.standing.as_deref()
+    }
+
+    pub fn has_profile(&self) -> bool {
+        self.profile.is_some()
+    }
+
+    /// Time of the first value, s.
+    pub fn t0(&self) -> f64 {
+        self.t0
+    }
+
+    /// Enough values were seen to say something.
+    pub fn judged(&self) -> bool {
+        self.rings.iter().any(|r| r.count() >= SHORT)
+    }
+
+    /// What this series takes, bytes.
+    pub fn memory(&self) -> usize {
+        let boxed = self.standing.as_ref().map_or(0, |s| size_of_val(&**s));
+        size_of::<Self>() + boxed + self.rings.iter().map(Ring::heap_bytes).sum::<usize>()
+    }
+}
+
+/// From the mean of the first third to that of the last, stretched to the whole
+/// window.
+fn quick_growth(bins: &[Bin]) -> f64 {
+    let third = (bins.len() / 3).max(1);
+    let mean = |b: &[Bin]| b.iter().map(|b| f64::from(b.low)).sum::<f64>() / b.len() as f64;
+    (mean(&bins[bins.len() - third..]) - mean(&bins[..third])) * 1.5
+}

@@ -1,0 +1,98 @@
+//! Leaks and their healthy twins, as series.
+
+use std::sync::Arc;
+
+use super::{Layers, Learner, State, Trend};
+use crate::detect::series::Point;
+
+const MIB: f64 = 1_048_576.0;
+
+/// Not random, but without pattern: 0 to 1.
+fn noise(i: u64) -> f64 {
+    let z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((z ^ (z >> 27)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// `hours` of a service of 200 MiB, 10 s each: `level` in shares of that at a
+/// time in minutes, the sawtooth of a collector on top.
+fn series(hours: u64, level: impl Fn(f64) -> f64) -> Vec<Point> {
+    let at = |i: u64| {
+        let t = i as f64 * 10.0;
+        Point::new(t, 200.0 * MIB * level(t / 60.0) * (1.0 + 0.5 * noise(i)))
+    };
+    (0..hours * 360).map(at).collect()
+}
+
+/// Minutes at which it was called a leak.
+fn leaks(points: &[Point], trend: &mut Trend) -> Vec<f64> {
+    let hit = |p: &Point| {
+        let change = trend.put(p, 0.0)?;
+        (change.state == State::Leak).then_some(p.t / 60.0)
+    };
+    points.iter().filter_map(hit).collect()
+}
+
+fn plain() -> Trend {
+    Trend::new(None, Layers::default())
+}
+
+#[test]
+fn leaks_after_a_quiet_time_are_found_in_time() {
+    for (rate, within) in [(5.2, 25.0), (2.0, 45.0), (0.5, 150.0), (0.1, 400.0)] {
+        let points = series(12, |m| 1.0 + rate / 100.0 * (m - 90.0).max(0.0));
+        let at = leaks(&points, &mut plain());
+        assert!(at.len() == 1 && (90.0..90.0 + within).contains(&at[0]), "{rate} %/min: {at:?}");
+    }
+}
+
+#[test]
+fn healthy_twins_are_silent() {
+    let wave = |m: f64| (m / 1440.0 * std::f64::consts::TAU).sin();
+    let twins: [(&str, &dyn Fn(f64) -> f64); 6] = [
+        ("flat", &|_| 1.0),
+        ("step", &|m| if m > 200.0 { 1.3 } else { 1.0 }),
+        ("burst", &|m| if (200.0..230.0).contains(&m) { 1.6 } else { 1.0 }),
+        ("cache", &|m| 1.6 - 0.6 * (-m / 120.0).exp()),
+        ("lru", &|m| 1.0 + 0.4 * (m / 180.0).min(1.0)),
+        ("daily", &|m| 1.0 + 0.08 * wave(m)),
+    ];
+    for (name, level) in twins {
+        assert_eq!(leaks(&series(36, level), &mut plain()), [] as [f64; 0], "{name}");
+    }
+}
+
+#[test]
+fn restart_ends_a_series_and_not_a_finding() {
+    let mut trend = plain();
+    let points = series(6, |m| if m < 240.0 { 1.0 + 0.01 * (m - 60.0).max(0.0) } else { 1.0 });
+    assert_eq!(leaks(&points, &mut trend).len(), 1);
+    assert_eq!(trend.notes.restarts, 1);
+    assert_eq!(trend.standing().map(|s| s.restarts), Some(1));
+}
+
+#[test]
+fn baseline_knows_the_warm_up_and_a_leak_is_beyond_it() {
+    let cache = |m: f64| 2.5 - 1.5 * (-m / 200.0).exp();
+    let healthy = series(24, cache);
+    let mut learner = Learner::default();
+    healthy.iter().for_each(|p| learner.put(p));
+    healthy.iter().for_each(|p| learner.again(p));
+    let profile = Arc::new(learner.finish());
+    let with = || Trend::new(Some(profile.clone()), Layers::default());
+    assert_eq!(leaks(&series(24, |m| 1.02 * cache(m)), &mut with()), [] as [f64; 0]);
+    let leaking = series(24, |m| cache(m) + 0.002 * (m - 60.0).max(0.0));
+    let at = leaks(&leaking, &mut with());
+    assert!(at.len() == 1 && at[0] < 600.0, "{at:?}");
+}
+
+#[test]
+fn memory_is_bounded_and_the_same_input_gives_the_same() {
+    let points = series(72, |m| 1.0 + 0.0005 * m);
+    let run = || {
+        let mut trend = plain();
+        (leaks(&points, &mut trend), trend.memory(), format!("{:?}", trend.standing()))
+    };
+    assert_eq!(run(), run());
+    assert!(run().1 <= 2048, "{} bytes", run().1);
+}

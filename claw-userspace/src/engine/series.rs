@@ -1,0 +1,218 @@
+//! The long view of a watch: what each (tenant, site) has in use, an interval
+//! each, through the same trend code as series from elsewhere; and the matrix
+//! of tenants, whose odd rows the isolation forest names.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    detect::{
+        fleet::{Fleet, Profiles},
+        forest::{FEATURES, FEWEST, Outliers, Row, Seeded, oddest_feature},
+        series::{Point, Subject},
+        trend::{Standing, State},
+    },
+    ledger::{Ledger, Process},
+    report::model::{Evidence, EvidenceKind, Tenant},
+    stream::Part,
+    tenant::TenantId,
+};
+
+const FEATURE_NAMES: [&str; FEATURES] = [
+    "bytes in use per byte allocated a second",
+    "bytes in use",
+    "bytes per object in use",
+    "goroutines",
+    "bytes allocated a second",
+];
+/// Score from which a tenant is called odd.
+const ODD: f64 = 0.6;
+/// Time constant of a tenant's rolling coefficient, s: it forgets in a day.
+const ROLLING_S: f64 = 86_400.0;
+/// Time before a tenant has a rolling coefficient, s.
+const SETTLED_S: f64 = 120.0;
+
+/// A tenant's own course.
+#[derive(Debug, Default)]
+struct Course {
+    /// Allocated since attach at the last interval, bytes.
+    born: f64,
+    /// Bytes in use per byte allocated a second, averaged over a day; frozen
+    /// while the tenant is suspected, so that a slow leak is not learned.
+    rolling: Option<f64>,
+    since_ns: u64,
+    coefficient: Option<f64>,
+    score: Option<f64>,
+    odd: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+pub struct LongView {
+    fleet: Fleet,
+    courses: BTreeMap<(u32, TenantId), Course>,
+    last_ns: Option<u64>,
+    peers: usize,
+}
+
+impl LongView {
+    pub fn new(profiles: Profiles) -> Self {
+        Self { fleet: Fleet::new(profiles, Default::default()), ..Self::default() }
+    }
+
+    /// An interval is over. `suspected`: tenants that have findings.
+    pub fn tick(&mut self, ledger: &Ledger, now_ns: u64, suspected: &[(u32, String)]) {
+        for (subject, point) in series(ledger, now_ns) {
+            let id = self.fleet.id(&subject);
+            self.fleet.put(id, &point);
+        }
+        let passed = self.last_ns.map_or(0.0, |l| now_ns.saturating_sub(l) as f64 / 1e9);
+        self.last_ns = Some(now_ns);
+        if passed <= 0.0 {
+            return;
+        }
+        self.courses.retain(|(pid, _), _| ledger.process(*pid).is_some());
+        let mut rows: Vec<((u32, TenantId), Row)> = Vec::new();
+        for p in ledger.processes().filter(|p| seen(p)) {
+            for (tenant, sums) in by_tenant(p) {
+                let key = (p.info.pid, tenant);
+                let course = self.courses.entry(key).or_default();
+                let rate = (sums.born - course.born).max(0.0) / passed;
+                course.born = sums.born;
+                let is_suspected = suspected
+                    .iter()
+                    .any(|(pid, t)| *pid == key.0 && t == ledger.tenants.name(tenant));
+                course.learn(sums.live / rate, now_ns, passed, is_suspected);
+                let per_object = sums.live / sums.objects.max(1.0);
+                let row = [sums.live / rate, sums.live, per_object, sums.goroutines, rate];
+                rows.push((key, row.map(|v| v.max(1.0).ln())));
+            }
+        }
+        self.peers = rows.len();
+        if rows.len() >= FEWEST {
+            self.score(&rows);
+        }
+    }
+
+    fn score(&mut self, rows: &[((u32, TenantId), Row)]) {
+        let matrix: Vec<Row> = rows.iter().map(|(_, r)| *r).collect();
+        let Ok(forest) = Seeded::fit(&matrix, 1) else { return };
+        for (key, row) in rows {
+            let Some(course) = self.courses.get_mut(key) else { continue };
+            let score = forest.score(row);
+            course.score = Some(score);
+            course.odd = (score >= ODD).then(|| oddest_feature(&forest, &matrix, row).0);
+        }
+    }
+
+    /// Coefficient and anomaly score of a tenant.
+    pub fn describe(&self, tenant: &mut Tenant, id: TenantId) {
+        let Some(course) = self.courses.get(&(tenant.pid, id)) else { return };
+        tenant.coefficient = course.coefficient;
+        tenant.anomaly_score = course.score;
+        tenant.odd_feature = course.odd.map(|k| FEATURE_NAMES[k].to_owned());
+    }
+
+    /// What the long view says of a (tenant, site).
+    pub fn standing(&self, subject: &Subject) -> Option<&Standing> {
+        self.fleet.standing(subject)
+    }
+
+    /// Evidence beside that of age.
+    pub fn evidence(&self, subject: &Subject, pid: u32, tenant: TenantId) -> Vec<Evidence> {
+        let mut all = Vec::new();
+        if let Some(s) = self.standing(subject) {
+            let what = if s.state == State::Leak { "" } else { ", not yet confirmed" };
+            let detail = format!(
+                "bytes in use grew by {:.1} % of the heap in {:.0} min without coming back{what}",
+                s.grew() / s.base * 100.0,
+                f64::from(s.at_s.saturating_sub(s.since_s)) / 60.0
+            );
+            let value = Some(s.slope * 60.0);
+            all.push(Evidence { kind: EvidenceKind::Trend, detail, value });
+            if s.with_baseline {
+                let detail = "beyond what the baseline rose, fell and warmed up".to_owned();
+                all.push(Evidence { kind: EvidenceKind::Baseline, detail, value: Some(s.base) });
+            }
+        }
+        let course = self.courses.get(&(pid, tenant));
+        if let Some((score, odd)) = course.and_then(|c| Some((c.score?, c.odd?))) {
+            let detail = format!(
+                "the tenant is odd among {} (score {score:.2}) by its {}",
+                self.peers, FEATURE_NAMES[odd]
+            );
+            all.push(Evidence { kind: EvidenceKind::Forest, detail, value: Some(score) });
+        }
+        all
+    }
+}
+
+impl Course {
+    fn learn(&mut self, raw: f64, now_ns: u64, passed: f64, suspected: bool) {
+        if !raw.is_finite() || raw <= 0.0 {
+            return;
+        }
+        if self.since_ns == 0 {
+            self.since_ns = now_ns;
+        }
+        let age = now_ns.saturating_sub(self.since_ns) as f64 / 1e9;
+        let old = self.rolling.unwrap_or(raw);
+        if !suspected {
+            // A mean of all until a day has passed, then one that forgets.
+            let share = (passed / age.max(passed).min(ROLLING_S)).min(1.0);
+            self.rolling = Some(old + (raw - old) * share);
+        }
+        self.coefficient = (age >= SETTLED_S).then(|| raw / self.rolling.unwrap_or(raw));
+    }
+}
+
+struct Sums {
+    live: f64,
+    born: f64,
+    objects: f64,
+    goroutines: f64,
+}
+
+fn by_tenant(p: &Process) -> BTreeMap<TenantId, Sums> {
+    let none = || Sums { live: 0.0, born: 0.0, objects: 0.0, goroutines: 0.0 };
+    let mut sums = BTreeMap::new();
+    for g in p.heap.groups() {
+        let s = sums.entry(g.tenant).or_insert_with(none);
+        s.live += g.live.bytes;
+        s.born += g.born.bytes;
+        s.objects += g.live.objects;
+    }
+    for g in p.goroutines.groups() {
+        sums.entry(g.tenant).or_insert_with(none).goroutines += g.live_samples as f64;
+    }
+    sums
+}
+
+/// In-use bytes mean something.
+fn seen(p: &Process) -> bool {
+    p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
+}
+
+/// The subject of a site in a process; instances of one program are told apart
+/// by their pid.
+pub fn subject(ledger: &Ledger, p: &Process, tenant: TenantId, site: &str) -> Subject {
+    let name = &p.info.name;
+    let alone = ledger.processes().filter(|q| q.info.name == *name).count() < 2;
+    let process = if alone { name.clone() } else { format!("{name}:{}", p.info.pid) };
+    Subject { process, tenant: ledger.tenants.name(tenant).to_owned(), site: site.to_owned() }
+}
+
+/// What the heap would be had only this (tenant, site) changed since attach: so
+/// growth is a share of the heap, and what died of the time before counts.
+pub fn series(ledger: &Ledger, now_ns: u64) -> Vec<(Subject, Point)> {
+    let mut all = Vec::new();
+    for p in ledger.processes().filter(|p| seen(p)) {
+        let heap = p.info.heap_bytes.map_or(0.0, |b| b as f64);
+        let uptime = p.info.uptime_ns + now_ns.saturating_sub(p.info.t_ns);
+        for (g, change) in p.heap.groups().iter().zip(p.heap.changes()) {
+            let Some(site) = p.sites.get(g.site) else { continue };
+            let mut point = Point::new(now_ns as f64 / 1e9, (heap + change).max(0.0));
+            point.uptime = uptime as f64 / 1e9;
+            all.push((subject(ledger, p, g.tenant, &site.id), point));
+        }
+    }
+    all
+}
