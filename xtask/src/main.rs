@@ -4,6 +4,7 @@ mod bench;
 mod bpf;
 mod command;
 mod demo;
+mod leaksuite;
 mod services;
 mod test;
 mod toolchain;
@@ -22,6 +23,9 @@ enum Cli {
     Bpf(bpf::Bpf),
     /// Watch a sample service that leaks, as root, and check what is found
     Demo,
+    /// Run Go's own goroutine-leak programs under `watch`, as root, and compare with what Go
+    /// expects of them; writes docs/leak-suite.md
+    Leaksuite(leaksuite::Args),
     /// Watch etcd and caddy under load, as root, and compare with their own profiles
     Soak(services::Args),
     /// Run every test, those on real processes with real probes included
@@ -34,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Bench(args) => bench::run(&root, &args),
         Cli::Bpf(verb) => bpf::run(&root, verb),
         Cli::Demo => demo::run(&root),
+        Cli::Leaksuite(args) => leaksuite::run(&root, &args),
         Cli::Soak(args) => services::soak(&root, &args),
         Cli::Test(args) => test::run(&root, &args),
     }

@@ -293,7 +293,7 @@ impl<M: Memory> Grouper<'_, M> {
         Member {
             id: g.id,
             parent: (g.parent > 0).then_some(g.parent),
-            waiting_at_least_s: waited.map(|ns| (ns / 1_000_000) as f64 / 1e3),
+            waiting_at_most_s: waited.map(|ns| (ns / 1_000_000) as f64 / 1e3),
             locked_to_thread: g.locked,
         }
     }

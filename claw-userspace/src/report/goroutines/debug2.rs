@@ -15,7 +15,7 @@ pub fn render(d: &Dump) -> String {
         if i > 0 {
             out.push('\n');
         }
-        let minutes = m.waiting_at_least_s.map_or(0, |s| (s / 60.0) as u64);
+        let minutes = m.waiting_at_most_s.map_or(0, |s| (s / 60.0) as u64);
         let minutes = if minutes > 0 { format!(", {minutes} minutes") } else { String::new() };
         let locked = if m.locked_to_thread { ", locked to thread" } else { "" };
         // Writing to a String cannot fail.

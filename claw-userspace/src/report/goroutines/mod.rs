@@ -100,9 +100,10 @@ pub struct Member {
     pub id: u64,
     /// The goroutine that created it; null where the runtime does not keep it.
     pub parent: Option<u64>,
-    /// A lower bound: the runtime notes when a collection first found it
-    /// blocked. Null when none did.
-    pub waiting_at_least_s: Option<f64>,
+    /// The runtime dates a wait to the end of the collection before the one
+    /// that first found it, so it began later than that, or during that
+    /// collection's marking. Null when no second collection has found it.
+    pub waiting_at_most_s: Option<f64>,
     pub locked_to_thread: bool,
 }
 
@@ -113,9 +114,9 @@ impl Group {
         if self.leaked { format!("{word} (leaked)") } else { word.to_owned() }
     }
 
-    /// Longest of the lower bounds, seconds.
+    /// Longest of the upper bounds, seconds.
     pub fn longest_s(&self) -> Option<f64> {
-        self.members.iter().filter_map(|m| m.waiting_at_least_s).max_by(f64::total_cmp)
+        self.members.iter().filter_map(|m| m.waiting_at_most_s).max_by(f64::total_cmp)
     }
 }
 

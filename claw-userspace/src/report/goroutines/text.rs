@@ -60,7 +60,7 @@ fn notes(d: &Dump) -> Vec<String> {
 fn group(out: &mut String, g: &Group) {
     let mut head = format!("{} [{}]", g.count, g.status());
     if let Some(s) = g.longest_s() {
-        head += &format!(", waiting for at least {}", duration(s));
+        head += &format!(", waiting for at most {}", duration(s));
     }
     for (key, value) in &g.labels {
         head += &format!(", {key}={value}");

@@ -65,8 +65,9 @@ pub struct Goroutine {
     pub state: State,
     /// See [`super::waits`].
     pub wait_reason: u8,
-    /// `nanotime` (`CLOCK_MONOTONIC`, ns) of the first GC that found it
-    /// blocked; 0 when none did.
+    /// `nanotime` (`CLOCK_MONOTONIC`, ns) at the end of the GC before the one
+    /// that first found it blocked (`work.tstart`, which `gcMark` sets last);
+    /// 0 when there was none.
     pub wait_since: u64,
     /// Id of its creator; 0 when the runtime does not keep it (Go 1.19).
     pub parent: u64,
