@@ -3,6 +3,7 @@
 
 mod assemble;
 mod assess;
+mod census;
 mod exact;
 
 use std::collections::BTreeMap;
@@ -103,6 +104,12 @@ impl Engine {
                     p.threads = Some(threads);
                 }
             }
+            Item::Census(census) => {
+                self.advance(census.t_ns);
+                if let Some(p) = self.ledger.process_mut(census.pid) {
+                    p.censuses.add(census);
+                }
+            }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
                 outcome.changed = self.assess();
@@ -180,7 +187,10 @@ impl Engine {
     /// Judge everything again; gives what changed.
     fn assess(&mut self) -> Vec<Finding> {
         let lost = self.counters.lost_share();
-        let fresh = assess::findings(&self.session, &mut self.ledger, lost, self.now_ns);
+        let mut fresh = assess::findings(&self.session, &mut self.ledger, lost, self.now_ns);
+        for p in self.ledger.processes() {
+            fresh.extend(census::findings(&self.session, p, self.now_ns));
+        }
         let mut changed = Vec::new();
         let watched: Vec<u32> = self.ledger.processes().map(|p| p.info.pid).collect();
         // A finding whose evidence fell apart is withdrawn; those of processes

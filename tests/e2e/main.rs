@@ -10,6 +10,7 @@ mod container;
 mod errors;
 mod exact;
 mod leaks;
+mod python;
 mod services;
 mod targets;
 mod versions;

@@ -286,7 +286,7 @@ impl Scope<'_> {
 }
 
 /// The same subject has the same id in every run and build: FNV-1a.
-fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
+pub fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
     let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");
     let hash = text
         .bytes()

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use claw_common::ExactKey;
 use rustc_hash::FxHashMap;
 
-use super::windows::{Said, Seen, Watch, Windows};
+use super::{
+    Options,
+    windows::{Said, Seen, Watch, Windows},
+};
 use crate::{
     decode::{Event, Label, What, label},
-    probe::Exact,
+    probe::{EveryPlan, Exact, HitCost, Probes},
     report::{clean::clean, text::seconds},
     stream::{Item, SeenCount, Window},
     symbol::{Origin, Symbolizer},
-    target::go::types::{self, Untyped},
+    target::go::{
+        binary::GoBinary,
+        types::{self, Untyped},
+    },
 };
 
 /// Sites that are told apart.
@@ -267,7 +273,7 @@ impl Every {
         // Older kernels leave the caller out when a probe sits at `push rbp`.
         if goroutine {
             stack = vec![key.caller];
-        } else if stack.get(1) != Some(&key.caller) && key.caller != 0 {
+        } else if !stack.iter().take(2).any(|pc| *pc == key.caller) && key.caller != 0 {
             stack.insert(stack.len().min(1), key.caller);
         }
         let type_name = if goroutine {
@@ -299,28 +305,70 @@ impl Every {
     /// By the type register, else by what the allocator's callers are for.
     fn type_name(&self, typ: u64, stack: &[u64], symbolizer: &Symbolizer) -> Option<String> {
         let binary = symbolizer.binary();
-        let mut runtime = Vec::new();
-        let mut user = None;
+        // The allocator's caller, and where that returns to.
+        let (mut by, mut called_at) = (None, None);
         for pc in stack {
             let at = pc.wrapping_sub(self.bias);
-            let (name, _) = binary.function_at(at.wrapping_sub(1))?;
-            if !name.starts_with("runtime.") && !name.starts_with("reflect.unsafe_") {
-                user = Some(at);
+            if by.is_some() {
+                called_at = Some(at);
                 break;
             }
-            runtime.push(name);
+            let (name, _) = binary.function_at(at.wrapping_sub(1))?;
+            by = (!name.starts_with("runtime.mallocgc")).then_some(name);
         }
-        let runtime: Vec<&str> = runtime.iter().map(String::as_str).collect();
+        let by = by?;
         if typ != 0 {
             let name = types::name(binary, typ.wrapping_sub(self.bias))?;
-            let array = runtime.iter().any(|f| ARRAYS.contains(f));
+            let array = ARRAYS.contains(&by.as_str());
             return Some(if array { format!("[]{name}") } else { name });
         }
-        let of_call = || types::name(binary, types::of_call(binary, user?)?);
-        match types::of_runtime(&runtime)? {
+        let of_call = || types::name(binary, types::of_call(binary, called_at?)?);
+        match types::of_runtime(&[by.as_str()])? {
             Untyped::Named(name) => Some(name.to_owned()),
             Untyped::SliceOf => Some(format!("[]{}", of_call()?)),
             Untyped::Same => of_call(),
         }
     }
+}
+
+/// Begin exact mode where it is wanted; gives a line for the log, or why not.
+pub fn start_every(
+    pid: u32,
+    binary: &GoBinary,
+    bias: u64,
+    probes: &Probes,
+    cost: HitCost,
+    options: &Options,
+) -> Option<Result<(Every, String), String>> {
+    let (wanted, exact) = (options.exact.as_ref()?, probes.exact()?);
+    let plan = match EveryPlan::of(binary) {
+        Ok(plan) => plan,
+        Err(why) => return Some(Err(why)),
+    };
+    let stepped = plan.points.iter().filter(|p| !p.emulated).count();
+    let detail = format!(
+        "exact mode on process {pid}: {} probes in windows ({}mallocgc and newproc), {}, {}",
+        plan.points.len(),
+        match plan.specialised {
+            0 => String::new(),
+            n => format!("{n} size-specialised functions, "),
+        },
+        if stepped == 0 {
+            "all where the kernel emulates the instruction".to_owned()
+        } else {
+            format!("{stepped} at an instruction that the kernel has to step")
+        },
+        if exact.one_link() { "one link for all" } else { "a perf event each" }
+    );
+    let watch = Watch {
+        pid,
+        exact: Arc::clone(exact),
+        plan,
+        bias,
+        budget: options.max_overhead,
+        trap_ns: if stepped == 0 { cost.emulated } else { cost.stepped },
+        stream: wanted.stream.is_some(),
+    };
+    let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
+    Some(Ok((Every::start(watch, interval_ns), detail)))
 }

@@ -10,20 +10,21 @@ use rustc_hash::FxHashSet;
 use super::{
     Options,
     clock::monotonic_ns,
-    every::Every,
+    every::{Every, start_every},
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
     still::StillLooks,
-    windows::Watch,
 };
 use crate::{
     decode::{Event, Label, What},
-    probe::{Attachment, EveryPlan, HitCost, Plan, ProbeError, Probes},
+    probe::{Attachment, HitCost, Plan, ProbeError, Probes},
     report::clean::clean,
     stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
     symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
-        container, discover,
+        container,
+        cpython::live::LiveError,
+        discover,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::{GoLayout, LayoutError},
@@ -53,6 +54,10 @@ pub enum StartError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Rate(#[from] RateError),
+    #[error(transparent)]
+    Python(#[from] LiveError),
+    #[error("process {pid} ({name}) is neither a Go nor a CPython program")]
+    Neither { pid: u32, name: String },
     #[error("process {pid}: memory cannot be read: {source}")]
     Memory { pid: u32, source: std::io::Error },
 }
@@ -63,9 +68,13 @@ impl StartError {
     pub fn is_uninteresting(&self) -> bool {
         match self {
             Self::Binary { source, .. } => source.is_not_go(),
-            Self::Process(_) => true,
+            Self::Process(_) | Self::Neither { .. } => true,
             _ => false,
         }
+    }
+
+    pub fn is_not_go(&self) -> bool {
+        matches!(self, Self::Binary { source, .. } if source.is_not_go())
     }
 }
 
@@ -463,48 +472,6 @@ impl Watched {
         probes.detach(self.attachment);
         done
     }
-}
-
-/// Begin exact mode where it is wanted; gives a line for the log, or why not.
-fn start_every(
-    pid: u32,
-    binary: &GoBinary,
-    bias: u64,
-    probes: &Probes,
-    cost: HitCost,
-    options: &Options,
-) -> Option<Result<(Every, String), String>> {
-    let (wanted, exact) = (options.exact.as_ref()?, probes.exact()?);
-    let plan = match EveryPlan::of(binary) {
-        Ok(plan) => plan,
-        Err(why) => return Some(Err(why)),
-    };
-    let stepped = plan.points.iter().filter(|p| !p.emulated).count();
-    let detail = format!(
-        "exact mode on process {pid}: {} probes in windows ({}mallocgc and newproc), {}, {}",
-        plan.points.len(),
-        match plan.specialised {
-            0 => String::new(),
-            n => format!("{n} size-specialised functions, "),
-        },
-        if stepped == 0 {
-            "all where the kernel emulates the instruction".to_owned()
-        } else {
-            format!("{stepped} at an instruction that the kernel has to step")
-        },
-        if exact.one_link() { "one link for all" } else { "a perf event each" }
-    );
-    let watch = Watch {
-        pid,
-        exact: Arc::clone(exact),
-        plan,
-        bias,
-        budget: options.max_overhead,
-        trap_ns: if stepped == 0 { cost.emulated } else { cost.stepped },
-        stream: wanted.stream.is_some(),
-    };
-    let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
-    Some(Ok((Every::start(watch, interval_ns), detail)))
 }
 
 fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, StartError> {
