@@ -107,14 +107,11 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
             // SAFETY: as above.
             None => unsafe { add(&raw mut (*stat).goroutine_unreadable, 1) },
         }
-        // SAFETY: the map lives as long as the program.
-        let stack = unsafe {
-            bpf_get_stackid(
-                ctx.as_ptr(),
-                (&raw const EXACT_STACKS).cast_mut().cast(),
-                u64::from(BPF_F_USER_STACK),
-            )
-        };
+        let mut stack = stack_id(ctx, 0);
+        if stack < 0 {
+            // Its place is taken: without the leaf it has another.
+            stack = stack_id(ctx, 1);
+        }
         if stack < 0 {
             // SAFETY: as above.
             unsafe { add(&raw mut (*stat).stack_lost, 1) };
@@ -135,6 +132,18 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
         }
     }
     count(&key, size, stat);
+}
+
+#[inline(always)]
+fn stack_id(ctx: &ProbeContext, skip: u64) -> i64 {
+    // SAFETY: the map lives as long as the program.
+    unsafe {
+        bpf_get_stackid(
+            ctx.as_ptr(),
+            (&raw const EXACT_STACKS).cast_mut().cast(),
+            u64::from(BPF_F_USER_STACK) | skip,
+        )
+    }
 }
 
 #[inline(always)]

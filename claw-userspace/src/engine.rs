@@ -3,6 +3,7 @@
 
 mod assemble;
 mod assess;
+mod census;
 mod exact;
 mod series;
 
@@ -122,6 +123,12 @@ impl Engine {
                     p.threads = Some(threads);
                 }
             }
+            Item::Census(census) => {
+                self.advance(census.t_ns);
+                if let Some(p) = self.ledger.process_mut(census.pid) {
+                    p.censuses.add(census);
+                }
+            }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
                 outcome.changed = self.assess();
@@ -202,8 +209,11 @@ impl Engine {
             self.findings.values().map(|f| (f.pid, f.tenant.clone())).collect();
         self.long_view.tick(&self.ledger, self.now_ns, &suspected);
         let lost = self.counters.lost_share();
-        let fresh =
+        let mut fresh =
             assess::findings(&self.session, &mut self.ledger, &self.long_view, lost, self.now_ns);
+        for p in self.ledger.processes() {
+            fresh.extend(census::findings(&self.session, p, self.now_ns));
+        }
         let mut changed = Vec::new();
         let watched: Vec<u32> = self.ledger.processes().map(|p| p.info.pid).collect();
         // A finding whose evidence fell apart is withdrawn; those of processes

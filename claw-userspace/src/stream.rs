@@ -2,9 +2,13 @@
 //! half (`engine`), in order. A recording is this stream in a file, which is
 //! why `replay` finds what `watch` found.
 
+mod census;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use census::{CensusItem, Grown, TypeCount};
 
 use crate::decode::{Event, Label};
 use crate::symbol::Frame;
@@ -103,6 +107,8 @@ pub enum Item {
         id: u64,
         t_ns: u64,
     },
+    /// What a CPython heap held at one moment.
+    Census(CensusItem),
 }
 
 /// A window of exact mode, or a part of one that stays open.

@@ -3,6 +3,7 @@
 mod accumulation;
 pub mod fdr;
 pub mod fleet;
+mod floor;
 pub mod forest;
 pub mod parity;
 pub mod series;
@@ -10,3 +11,4 @@ pub mod trend;
 pub mod verdict;
 
 pub use accumulation::{Accumulation, Evidence, Limits, Survivor, judge};
+pub use floor::{Rise, rise};

@@ -17,6 +17,8 @@ pub fn timestamp(session: &Session, t_ns: u64) -> String {
     model::timestamp(ns)
 }
 
+/// Censuses of a CPython heap below which silence means nothing.
+const FEWEST_CENSUSES: u64 = 3;
 /// Share of events lost above which silence means nothing.
 const MOST_LOST: f64 = 0.05;
 
@@ -74,7 +76,15 @@ fn why_not_enough(e: &Engine) -> Option<String> {
     for p in e.all_processes() {
         let pid = p.info.pid;
         let watched_s = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
-        let reason = if p.events == 0 {
+        let reason = if p.info.runtime == "cpython" {
+            match p.censuses.taken {
+                n if n >= FEWEST_CENSUSES && watched_s >= 20.0 => return None,
+                n => format!(
+                    "process {pid}: {n} censuses in {watched_s:.0} s, too few to tell growth from \
+                     work at hand"
+                ),
+            }
+        } else if p.events == 0 {
             format!("process {pid}: no event was seen")
         } else if watched_s < 20.0 {
             format!("process {pid}: watched for {watched_s:.0} s, too short to tell")
@@ -143,10 +153,13 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
             }),
         },
         blocked: p.info.blocked.clone(),
-        live_bytes: known.then_some(totals.bytes),
+        live_bytes: match &p.censuses.last {
+            Some(census) => Some(census.bytes as f64),
+            None => known.then_some(totals.bytes),
+        },
         live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
         rss_bytes: p.rss_bytes,
-        gc_cycles: Some(u64::from(p.gc_cycles)),
+        gc_cycles: (p.info.runtime == "go").then_some(u64::from(p.gc_cycles)),
         before_attach: before_attach(p),
         gone,
         exact: exact::target(p),
@@ -224,6 +237,22 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
             tenant
         })
         .collect();
+    if let (Some(census), Some(tenant)) = (&p.censuses.last, &p.info.default_tenant) {
+        tenants.push(model::Tenant {
+            tenant: tenant.clone(),
+            pid: p.info.pid,
+            live_bytes: Some(census.bytes as f64),
+            live_bytes_se: None,
+            live_objects: Some(census.blocks as f64),
+            before_attach_bytes: None,
+            alloc_bytes_per_s: None,
+            alloc_interval95: None,
+            goroutines: None,
+            coefficient: None,
+            anomaly_score: None,
+            odd_feature: None,
+        });
+    }
     tenants.sort_by(|a, b| {
         let live = |t: &model::Tenant| t.live_bytes.unwrap_or(0.0);
         live(b).total_cmp(&live(a)).then_with(|| a.tenant.cmp(&b.tenant))

@@ -1,5 +1,7 @@
 //! The report of exact mode, from what the ledger counted.
 
+use std::cmp::Ordering;
+
 use crate::{
     engine::Engine,
     ledger::{Estimate, Exact, Process, Scale},
@@ -7,8 +9,8 @@ use crate::{
     tenant::TenantId,
 };
 
-/// Rows that a report keeps.
-const MOST_ROWS: usize = 500;
+/// Rows that a report keeps of a process, for objects and for goroutines.
+const MOST_ROWS: usize = 250;
 
 pub fn interval(rate: f64, spread: Option<f64>) -> Option<[f64; 2]> {
     let spread = spread?;
@@ -71,17 +73,27 @@ fn rows(engine: &Engine, p: &Process, e: &Exact) -> Vec<model::Allocation> {
 
 /// Most bytes first, then most goroutines.
 pub fn allocations(engine: &Engine) -> Vec<model::Allocation> {
-    let mut all: Vec<model::Allocation> = engine
-        .all_processes()
-        .filter_map(|p| Some((p, p.exact.as_ref().filter(|e| e.span_ns() > 0)?)))
-        .flat_map(|(p, e)| rows(engine, p, e))
-        .collect();
-    all.sort_by(|a, b| {
-        let weight = |x: &model::Allocation| (x.bytes.unwrap_or(0.0), x.count);
-        weight(b).partial_cmp(&weight(a)).unwrap_or(std::cmp::Ordering::Equal).then_with(|| {
-            (&a.tenant, &a.type_name, &a.site.id).cmp(&(&b.tenant, &b.type_name, &b.site.id))
-        })
-    });
-    all.truncate(MOST_ROWS);
+    let mut all = Vec::new();
+    for p in engine.all_processes() {
+        let Some(e) = p.exact.as_ref().filter(|e| e.span_ns() > 0) else { continue };
+        let (mut goroutines, mut objects): (Vec<_>, Vec<_>) =
+            rows(engine, p, e).into_iter().partition(|a| a.bytes.is_none());
+        for rows in [&mut objects, &mut goroutines] {
+            rows.sort_by(order);
+            rows.truncate(MOST_ROWS);
+            all.append(rows);
+        }
+    }
+    all.sort_by(order);
     all
+}
+
+fn order(a: &model::Allocation, b: &model::Allocation) -> Ordering {
+    let weight = |x: &model::Allocation| (x.bytes.unwrap_or(-1.0), x.count);
+    let name = |x: &model::Allocation| (x.pid, x.tenant.clone(), x.type_name.clone());
+    weight(b)
+        .partial_cmp(&weight(a))
+        .unwrap_or(Ordering::Equal)
+        .then_with(|| name(a).cmp(&name(b)))
+        .then_with(|| a.site.id.cmp(&b.site.id))
 }

@@ -1,7 +1,9 @@
 //! Why memory stays, and what to change.
 
+mod python;
 mod remedy;
 mod waits;
 
+pub use python::python_remedy;
 pub use remedy::remedy;
 pub use waits::{blocked_on, holds_thread, waiting_remedy, waits_on};

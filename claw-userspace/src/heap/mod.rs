@@ -4,6 +4,7 @@
 //! Each runtime has its own file that gives a [`Snapshot`]; grouping (`rows`)
 //! and difference (`since`) do not know which runtime it was.
 
+mod cpython;
 mod go;
 mod rows;
 mod since;
@@ -18,6 +19,7 @@ use crate::{
     symbol::Location,
     target::{
         core::{CoreError, go::GoCore},
+        cpython::live::LiveError,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::LayoutError,
@@ -103,7 +105,11 @@ pub enum HeapError {
     Profile { name: String, source: ProfileError },
     #[error("{name}: memory cannot be read: {source}")]
     Memory { name: String, source: std::io::Error },
-    #[error("{0} is no Go program: see `claw-ebpf discover` for what can be looked at")]
+    #[error(transparent)]
+    Python(#[from] LiveError),
+    #[error(
+        "{0} is neither a Go nor a CPython program: see `claw-ebpf discover` for what can be looked at"
+    )]
     Runtime(String),
 }
 
@@ -127,9 +133,8 @@ pub fn read(source: &Source, by: By) -> Result<Snapshot, HeapError> {
             let process = Process::open(*pid)?;
             match GoBinary::open(&process.exe_path()) {
                 Ok(binary) => go::of_process(&process, &binary, by),
-                Err(e) if e.is_not_go() => {
-                    Err(HeapError::Runtime(format!("process {pid} ({})", process.name)))
-                }
+                Err(e) if e.is_not_go() => cpython::of_process(&process)?
+                    .ok_or_else(|| HeapError::Runtime(format!("process {pid} ({})", process.name))),
                 Err(source) => Err(HeapError::Binary { name: format!("process {pid}"), source }),
             }
         }

@@ -5,6 +5,7 @@
 //! [`Ledger::forgotten`].
 
 mod before;
+mod census;
 mod exact;
 mod lifetimes;
 mod places;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 pub use before::Before;
+pub use census::{Censuses, Held, Series, TypeHistory};
 pub use exact::{Estimate, Exact, Scale, Subject};
 pub use lifetimes::Lifetimes;
 pub use places::{Place, Places};
@@ -69,6 +71,8 @@ pub struct Process {
     pub events: u64,
     pub rss_bytes: Option<u64>,
     pub threads: Option<u32>,
+    /// Of a CPython heap.
+    pub censuses: Censuses,
     /// Parts that can no longer be seen.
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
@@ -103,6 +107,7 @@ impl Ledger {
             events: 0,
             rss_bytes: None,
             threads: None,
+            censuses: Censuses::default(),
             blind: Vec::new(),
             buckets: FxHashMap::default(),
             exact: None,
@@ -271,6 +276,7 @@ impl Ledger {
         BTreeMap::from([
             ("ledger_samples", sum(|p| p.heap.forgotten)),
             ("ledger_goroutines", sum(|p| p.goroutines.forgotten + p.places.population.forgotten)),
+            ("ledger_types", sum(|p| p.censuses.forgotten)),
             ("ledger_sites", sum(|p| p.sites.forgotten)),
             ("missed_frees", sum(|p| p.heap.missed_deaths)),
             ("tenants_over_bound", self.tenants.overflowed),

@@ -19,10 +19,10 @@ const NEWEST: f64 = 0.3;
 /// of the target's own is not mistaken for its mean.
 const JITTER: f64 = 0.5;
 
-/// ns of the target's work that `hits` in `on_ns` have cost. It cannot lose
-/// more than all of it, on each CPU that it uses.
+/// ns of the target's work that `hits` in `on_ns` have cost a target that has
+/// `cpus`. It cannot lose more than all of it.
 pub fn lost_ns(hits: u64, on_ns: u64, hit_ns: f64, cpus: f64) -> f64 {
-    (hits as f64 * hit_ns / cpus.max(1.0)).min(on_ns as f64)
+    (hits as f64 * hit_ns / cpus.max(0.01)).min(on_ns as f64)
 }
 
 #[derive(Debug)]

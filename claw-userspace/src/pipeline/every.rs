@@ -267,7 +267,7 @@ impl Every {
         // Older kernels leave the caller out when a probe sits at `push rbp`.
         if goroutine {
             stack = vec![key.caller];
-        } else if stack.get(1) != Some(&key.caller) && key.caller != 0 {
+        } else if !stack.iter().take(2).any(|pc| *pc == key.caller) && key.caller != 0 {
             stack.insert(stack.len().min(1), key.caller);
         }
         let type_name = if goroutine {
@@ -299,25 +299,25 @@ impl Every {
     /// By the type register, else by what the allocator's callers are for.
     fn type_name(&self, typ: u64, stack: &[u64], symbolizer: &Symbolizer) -> Option<String> {
         let binary = symbolizer.binary();
-        let mut runtime = Vec::new();
-        let mut user = None;
+        // The allocator's caller, and where that returns to.
+        let (mut by, mut called_at) = (None, None);
         for pc in stack {
             let at = pc.wrapping_sub(self.bias);
-            let (name, _) = binary.function_at(at.wrapping_sub(1))?;
-            if !name.starts_with("runtime.") && !name.starts_with("reflect.unsafe_") {
-                user = Some(at);
+            if by.is_some() {
+                called_at = Some(at);
                 break;
             }
-            runtime.push(name);
+            let (name, _) = binary.function_at(at.wrapping_sub(1))?;
+            by = (!name.starts_with("runtime.mallocgc")).then_some(name);
         }
-        let runtime: Vec<&str> = runtime.iter().map(String::as_str).collect();
+        let by = by?;
         if typ != 0 {
             let name = types::name(binary, typ.wrapping_sub(self.bias))?;
-            let array = runtime.iter().any(|f| ARRAYS.contains(f));
+            let array = ARRAYS.contains(&by.as_str());
             return Some(if array { format!("[]{name}") } else { name });
         }
-        let of_call = || types::name(binary, types::of_call(binary, user?)?);
-        match types::of_runtime(&runtime)? {
+        let of_call = || types::name(binary, types::of_call(binary, called_at?)?);
+        match types::of_runtime(&by)? {
             Untyped::Named(name) => Some(name.to_owned()),
             Untyped::SliceOf => Some(format!("[]{}", of_call()?)),
             Untyped::Same => of_call(),

@@ -18,6 +18,7 @@ use super::{
     clock::{monotonic_ns, wall_ns},
     governor::EventCost,
     lines::LineWriter,
+    python::WatchedPython,
     sink::Sink,
     watched::{StartError, Watched},
 };
@@ -29,6 +30,7 @@ use crate::{
     symbol::BinaryCache,
     target::{
         capability,
+        cpython::live::LiveError,
         process::{Process, all_pids},
     },
 };
@@ -114,6 +116,7 @@ struct Live<'a> {
     cost: HitCost,
     binaries: BinaryCache,
     targets: BTreeMap<u32, Watched>,
+    pythons: BTreeMap<u32, WatchedPython>,
     /// Processes that cannot be watched, by pid and start time.
     refused: BTreeMap<u32, u64>,
     sink: Sink,
@@ -202,6 +205,7 @@ impl<'a> Live<'a> {
             cost,
             binaries: BinaryCache::default(),
             targets: BTreeMap::new(),
+            pythons: BTreeMap::new(),
             refused: BTreeMap::new(),
             sink,
             started,
@@ -225,10 +229,11 @@ impl<'a> Live<'a> {
             }
             Select::Name(_) | Select::All => {
                 let tried = self.rescan();
-                let detail = format!("{tried} processes looked at, {} watched", self.targets.len());
-                self.sink.put(step("Discovering Go processes", detail, looking));
-                if self.targets.is_empty() {
-                    self.sink.note("no Go process to watch yet, waiting for one to start");
+                let watched = self.targets.len() + self.pythons.len();
+                let detail = format!("{tried} processes looked at, {watched} watched");
+                self.sink.put(step("Discovering Go and CPython processes", detail, looking));
+                if watched == 0 {
+                    self.sink.note("no process to watch yet, waiting for one to start");
                 }
             }
         }
@@ -238,8 +243,12 @@ impl<'a> Live<'a> {
     fn start(&mut self, process: Process) -> Result<(), StartError> {
         let began = Instant::now();
         let pid = process.pid;
-        let (mut watched, info, details) =
-            Watched::start(process, &mut self.binaries, &mut self.probes, self.cost, self.options)?;
+        let (probes, binaries) = (&mut self.probes, &mut self.binaries);
+        let started = Watched::start(process.clone(), binaries, probes, self.cost, self.options);
+        let (mut watched, info, details) = match started {
+            Err(e) if e.is_not_go() => return self.start_python(process, began),
+            other => other?,
+        };
         let blocked = info.blocked.clone();
         self.sink.put(Item::Target(info));
         let sink = &mut self.sink;
@@ -260,6 +269,22 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
+    fn start_python(&mut self, process: Process, began: Instant) -> Result<(), StartError> {
+        let (pid, name) = (process.pid, process.name.clone());
+        let (watched, info) = match WatchedPython::start(process, self.options) {
+            Err(LiveError::Python { source, .. }) if source.is_not_python() => {
+                return Err(StartError::Neither { pid, name });
+            }
+            other => other?,
+        };
+        let detail =
+            format!("nothing to attach: the memory of {name} (pid {pid}) is read from outside");
+        self.sink.put(Item::Target(info));
+        self.sink.put(step("Watching CPython", detail, began));
+        self.pythons.insert(pid, watched);
+        Ok(())
+    }
+
     /// Attach to what is new; gives the number of processes looked at.
     fn rescan(&mut self) -> usize {
         let own = std::process::id();
@@ -267,7 +292,8 @@ impl<'a> Live<'a> {
         self.refused.retain(|pid, _| pids.binary_search(pid).is_ok());
         let mut looked = 0;
         for pid in pids {
-            if pid == own || self.targets.contains_key(&pid) {
+            let watched = self.targets.contains_key(&pid) || self.pythons.contains_key(&pid);
+            if pid == own || watched {
                 continue;
             }
             let Ok(process) = Process::open(pid) else { continue };
@@ -324,7 +350,8 @@ impl<'a> Live<'a> {
                 _ = tick.tick() => self.tick(),
                 _ = refresh.tick() => self.sink.refresh(),
             }
-            let over = matches!(self.select, Select::Pids(_)) && self.targets.is_empty();
+            let none_left = self.targets.is_empty() && self.pythons.is_empty();
+            let over = matches!(self.select, Select::Pids(_)) && none_left;
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
             if over || child_over || self.sink.closed {
                 break;
@@ -396,6 +423,20 @@ impl<'a> Live<'a> {
         for pid in dead {
             self.gone(pid, "it ended");
         }
+        let gone: Vec<(u32, &str)> =
+            self.pythons.iter().filter_map(|(pid, p)| Some((*pid, p.gone()?))).collect();
+        for (pid, why) in gone {
+            self.pythons.remove(&pid);
+            self.sink.put(Item::TargetGone { pid, t_ns: monotonic_ns(), why: why.to_owned() });
+            self.sink.put(step("Target gone", format!("process {pid}: {why}"), Instant::now()));
+            // The same process may go on as another program.
+            if let Ok(process) = Process::open(pid)
+                && self.wants(&process)
+                && let Err(e) = self.start(process)
+            {
+                self.sink.put(failed("Attaching", e.to_string()));
+            }
+        }
     }
 
     fn gone(&mut self, pid: u32, why: &str) {
@@ -451,6 +492,11 @@ impl<'a> Live<'a> {
         self.counters();
         for target in self.targets.values() {
             if let Some(item) = target.memory_item() {
+                self.sink.put(item);
+            }
+        }
+        for python in self.pythons.values_mut() {
+            for item in python.look() {
                 self.sink.put(item);
             }
         }

@@ -23,7 +23,9 @@ use crate::{
     stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
     symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
-        container, discover,
+        container,
+        cpython::live::LiveError,
+        discover,
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::{GoLayout, LayoutError},
@@ -53,6 +55,10 @@ pub enum StartError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Rate(#[from] RateError),
+    #[error(transparent)]
+    Python(#[from] LiveError),
+    #[error("process {pid} ({name}) is neither a Go nor a CPython program")]
+    Neither { pid: u32, name: String },
     #[error("process {pid}: memory cannot be read: {source}")]
     Memory { pid: u32, source: std::io::Error },
 }
@@ -63,9 +69,13 @@ impl StartError {
     pub fn is_uninteresting(&self) -> bool {
         match self {
             Self::Binary { source, .. } => source.is_not_go(),
-            Self::Process(_) => true,
+            Self::Process(_) | Self::Neither { .. } => true,
             _ => false,
         }
+    }
+
+    pub fn is_not_go(&self) -> bool {
+        matches!(self, Self::Binary { source, .. } if source.is_not_go())
     }
 }
 

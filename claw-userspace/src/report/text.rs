@@ -182,6 +182,8 @@ fn table(out: &mut String, r: &Report, style: Style) {
 fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     let subject = match f.kind {
         Kind::Goroutine => "goroutines created",
+        Kind::Rss => "memory outside the runtime's heap",
+        _ if f.site.stack.is_empty() => "objects made",
         _ => "memory allocated",
     };
     let title = format!(
@@ -212,6 +214,13 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     }
     if f.site.stack.len() > MOST_FRAMES {
         line!(out, "     … {} more", f.site.stack.len() - MOST_FRAMES);
+    }
+    if f.site.stack.is_empty() {
+        line!(out, "{}", style.bold(&format!("   → {}", cut(&f.site.function, WIDTH - 5))));
+    }
+    if let Some(h) = &f.holder {
+        let held = format!("held by {} ({} elements)", h.root, h.objects);
+        wrapped(out, &held, "   ", "     ");
     }
     let interval = f.growth.interval95.map(|[low, high]| match f.kind {
         Kind::Heap | Kind::Rss => format!(" (95 %: {} to {})", bytes(low), bytes(high)),

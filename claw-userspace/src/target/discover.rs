@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     container,
+    cpython::binary::{Python, PythonError},
     go::{
         binary::{GoBinary, GoBinaryError},
         layout::GoLayout,
@@ -89,12 +90,10 @@ fn describe(process: &Process, unreadable: &mut usize) -> Option<Discovered> {
     match GoBinary::open(&process.exe_path()) {
         Ok(binary) => go(&mut d, process, &binary),
         Err(e) if e.is_not_go() => {
-            d.version = Some(python_version(process)?);
             d.runtime = "cpython";
-            d.blocked.push(Blocked {
-                what: "everything".into(),
-                why: "watching CPython is not supported by this version".into(),
-            });
+            if !cpython(&mut d, process, unreadable) {
+                return None;
+            }
         }
         Err(GoBinaryError::Elf(super::elf::ElfError::Io(e)))
             if e.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -161,16 +160,35 @@ pub fn sample_rate(process: &Process, binary: &GoBinary) -> Result<u64, String> 
     rate::current(process.pid, &memory, vaddr.wrapping_add(bias)).map_err(|e| e.to_string())
 }
 
-/// `python3.11` or `libpython3.11.so…` among the files it has mapped.
-fn python_version(process: &Process) -> Option<String> {
-    let of = |file: &str| {
-        let name = file.rsplit('/').next()?;
-        let rest = name.strip_prefix("libpython").or_else(|| name.strip_prefix("python"))?;
-        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
-        let version = rest.get(..end)?.trim_end_matches('.');
-        version.contains('.').then(|| version.to_owned())
-    };
-    of(&process.exe).or_else(|| process.mappings().ok()?.iter().find_map(|m| of(&m.path)))
+/// False when it is no CPython process after all, or cannot be looked at.
+fn cpython(d: &mut Discovered, process: &Process, unreadable: &mut usize) -> bool {
+    let everything = |why| Blocked { what: "everything".into(), why };
+    match Python::of(process) {
+        Ok(python) => {
+            d.version = Some(python.version.to_string());
+            d.stripped = Some(python.stripped);
+            d.pie = Some(python.pie);
+            match python.layout() {
+                Ok(_) => {
+                    d.watchable.push("heap by type");
+                    let why = "the census names what grows and what holds it, not the line that \
+                               allocates; tenants are those of whole processes";
+                    d.blocked.push(Blocked { what: "allocation sites".into(), why: why.into() });
+                }
+                Err(why) => d.blocked.push(everything(why)),
+            }
+            true
+        }
+        Err(e) if e.is_not_permitted() => {
+            *unreadable += 1;
+            false
+        }
+        Err(PythonError::NotPython | PythonError::Process(_)) => false,
+        Err(e) => {
+            d.blocked.push(everything(e.to_string()));
+            true
+        }
+    }
 }
 
 /// A table of at most 100 columns.

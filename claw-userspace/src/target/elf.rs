@@ -204,6 +204,22 @@ impl Elf {
         found
     }
 
+    /// Addresses of the dynamic symbols that `wanted` accepts by name; a
+    /// stripped file has them still.
+    pub fn dynamic_symbols(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
+        let Ok(file) = self.file.try_clone() else { return Vec::new() };
+        let cache = ReadCache::new(file);
+        let Ok(elf) = ElfFile64::<object::LittleEndian, _>::parse(&cache) else {
+            return Vec::new();
+        };
+        elf.dynamic_symbols()
+            .filter(|s| s.is_definition())
+            .filter_map(|s| Some((s.name().ok()?, s.address())))
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, address)| (name.to_owned(), address))
+            .collect()
+    }
+
     /// `(address, value)` of the relative relocations whose place `wanted`
     /// accepts by address or value: what a PIE's pointers will hold.
     pub fn relative_relocations(&self, wanted: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {

@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod capability;
 pub mod container;
 pub mod core;
+pub mod cpython;
 pub mod discover;
 pub mod elf;
 pub mod go;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod exact;
+mod heap;
 mod meter;
 mod pairs;
 mod ready;
@@ -24,7 +25,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, agent, exact
+    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, heap, agent, exact
     only: Option<String>,
 
     /// Interleaved pairs
@@ -71,6 +72,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     if wanted("ready") {
         rows.extend(ready::ready(&programs)?);
+    }
+    if wanted("heap") {
+        rows.extend(heap::heap(&programs, args.pairs)?);
     }
     if wanted("agent") {
         rows.extend(agent::cost(&programs)?);

@@ -13,8 +13,9 @@ use super::{
 const WINDOW: u64 = 10;
 
 /// What is done to the service in a window.
-enum Mode {
+pub enum Mode {
     Claw,
+    ReadHeap,
     EveryMalloc,
     Memleak,
     Scrape,
@@ -25,6 +26,12 @@ impl Mode {
     fn begin(&self, programs: &Programs, pid: u32, addr: &str) -> Result<Option<Watcher>> {
         match self {
             Self::Claw => Watcher::start(&mut watch(programs, pid), "\"Attaching\"").map(Some),
+            Self::ReadHeap => {
+                let mut c = Command::new(&programs.claw);
+                c.args(["heap", "--pid", &pid.to_string()]);
+                thread::spawn(move || c.output());
+                Ok(None)
+            }
             Self::EveryMalloc => {
                 let program = format!(
                     "uprobe:/proc/{pid}/exe:\"runtime.mallocgc\" {{ @n = count(); }} \
@@ -55,7 +62,7 @@ pub fn watch(programs: &Programs, pid: u32) -> Command {
 
 /// Ratios of watched windows to the mean of the unwatched ones around them, and
 /// the unwatched rate.
-fn measure(
+pub fn measure(
     programs: &Programs,
     meter: &Meter,
     (pid, addr): (u32, &str),

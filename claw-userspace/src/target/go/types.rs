@@ -90,20 +90,18 @@ fn last_address(
     found.map(|(_, address)| address)
 }
 
-/// What the runtime's functions on the stack, leaf first, say of an object for
-/// which the allocator was given no type: it holds no pointers.
-pub fn of_runtime(functions: &[&str]) -> Option<Untyped> {
-    functions.iter().find_map(|f| {
-        Some(match f.strip_prefix("runtime.")? {
-            "rawstring" | "rawstringtmp" | "concatstrings" | "concatstring2" | "concatstring3"
-            | "concatstring4" | "concatstring5" | "slicebytetostring" | "slicerunetostring"
-            | "intstring" | "gostring" | "convTstring" => Untyped::Named("string"),
-            "stringtoslicebyte" | "rawbyteslice" => Untyped::Named("[]uint8"),
-            "stringtoslicerune" | "rawruneslice" => Untyped::Named("[]int32"),
-            "growslice" | "makeslice" | "makeslicecopy" => Untyped::SliceOf,
-            "makechan" => Untyped::Same,
-            _ => return None,
-        })
+/// What a runtime function on the way to the allocator says of an object for
+/// which it gave no type: it holds no pointers.
+pub fn of_runtime(function: &str) -> Option<Untyped> {
+    Some(match function.strip_prefix("runtime.")? {
+        "rawstring" | "rawstringtmp" | "concatstrings" | "concatstring2" | "concatstring3"
+        | "concatstring4" | "concatstring5" | "slicebytetostring" | "slicerunetostring"
+        | "intstring" | "gostring" | "convTstring" => Untyped::Named("string"),
+        "stringtoslicebyte" | "rawbyteslice" => Untyped::Named("[]uint8"),
+        "stringtoslicerune" | "rawruneslice" => Untyped::Named("[]int32"),
+        "growslice" | "makeslice" | "makeslicecopy" => Untyped::SliceOf,
+        "makechan" => Untyped::Same,
+        _ => return None,
     })
 }
 
@@ -125,8 +123,7 @@ pub fn of_allocation(binary: &GoBinary, return_address: u64, functions: &[&str])
     let called = || name(binary, of_call(binary, return_address)?);
     // Up to 1.25 the profile leaves the allocator's functions out.
     let callee = callee(binary, return_address);
-    let functions: Vec<&str> = functions.iter().copied().chain(callee.as_deref()).collect();
-    match of_runtime(&functions) {
+    match functions.iter().copied().chain(callee.as_deref()).find_map(of_runtime) {
         Some(Untyped::Named(name)) => Some(name.to_owned()),
         Some(Untyped::SliceOf) => Some(format!("[]{}", called()?)),
         Some(Untyped::Same) | None => called(),
@@ -177,10 +174,9 @@ mod tests {
 
     #[test]
     fn runtime_functions_tell_strings_and_slices() {
-        let of = |f: &[&str]| of_runtime(f);
-        assert_eq!(of(&["runtime.mallocgc", "runtime.growslice"]), Some(Untyped::SliceOf));
-        assert_eq!(of(&["runtime.mallocgc", "runtime.rawstring"]), Some(Untyped::Named("string")));
-        assert_eq!(of(&["runtime.mallocgc", "runtime.newobject"]), None);
-        assert_eq!(of(&["main.growslice"]), None);
+        assert_eq!(of_runtime("runtime.growslice"), Some(Untyped::SliceOf));
+        assert_eq!(of_runtime("runtime.rawstring"), Some(Untyped::Named("string")));
+        assert_eq!(of_runtime("runtime.newobject"), None);
+        assert_eq!(of_runtime("main.growslice"), None);
     }
 }

@@ -1,0 +1,257 @@
+//! From the censuses of a CPython heap to findings, in words.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    detect::{Rise, rise},
+    explain::python_remedy,
+    ledger::{Held, Process, TypeHistory},
+    report::{clean::clean, model},
+    stream::Session,
+};
+
+use super::assemble::timestamp;
+use model::{EvidenceKind, Kind, Severity, Verdict};
+
+/// Growth below this share of the heap per minute is no finding, percent …
+const FLOOR_PERCENT: f64 = 0.05;
+/// … nor is one below this, bytes per minute.
+const FLOOR_BYTES: f64 = 32.0 * 1024.0;
+/// … outside the pools, where the figure is an estimate.
+const FLOOR_OUTSIDE: f64 = 1024.0 * 1024.0;
+/// A process younger than this may still be warming up: what grows in it is no
+/// leak yet, s.
+const WARM_UP: f64 = 60.0;
+/// Objects of a type of the standard library's that come with one of the
+/// service's own, at most: its dict, its numbers, its strings.
+const COMPANIONS: f64 = 8.0;
+/// How far the growth of a container may be from that of what it holds.
+const AS_FAST: [f64; 2] = [0.5, 2.0];
+
+struct Growing<'a> {
+    name: &'a str,
+    history: &'a TypeHistory,
+    bytes: Rise,
+    objects_per_minute: f64,
+}
+
+/// All findings of one process, by a key that is unique within the run.
+pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String, model::Finding> {
+    let mut found = BTreeMap::new();
+    let Some(last) = &p.censuses.last else { return found };
+    let heap = p.info.heap_bytes.map(|b| b as f64);
+    let floor = (heap.unwrap_or(0.0) * FLOOR_PERCENT / 100.0).max(FLOOR_BYTES);
+    let mut growing: Vec<Growing<'_>> = p
+        .censuses
+        .types
+        .iter()
+        .filter(|(_, h)| h.bytes.last().is_some_and(|(t, _)| t == last.t_ns))
+        .filter_map(|(name, history)| {
+            let bytes = rise(&history.bytes.points(), floor)?;
+            let objects = rise(&history.objects.points(), 0.0)?;
+            Some(Growing { name, history, bytes, objects_per_minute: objects.per_minute })
+        })
+        .collect();
+    growing.sort_by(|a, b| b.bytes.per_minute.total_cmp(&a.bytes.per_minute));
+    let scope = Scope { session, process: p, now_ns, heap, census_ns: last.t_ns };
+    let own: f64 = growing.iter().filter(|g| is_own(g.name)).map(|g| g.objects_per_minute).sum();
+    let all_bytes: f64 = growing.iter().map(|g| g.bytes.per_minute).sum();
+    let mut named_other = false;
+    for g in &growing {
+        if !is_own(g.name) {
+            // What comes with the service's own objects is theirs; of the rest
+            // one is named, the one with the most bytes.
+            if g.objects_per_minute <= own * COMPANIONS || named_other {
+                continue;
+            }
+            named_other = true;
+        }
+        let finding = scope.heap(g, all_bytes);
+        found.insert(format!("{}/census/{}", p.info.pid, g.name), finding);
+    }
+    if let Some(outside) = rise(&p.censuses.outside.points(), floor.max(FLOOR_OUTSIDE))
+        // Large tables and buffers grow with the objects that own them.
+        && outside.per_minute > all_bytes
+    {
+        found.insert(format!("{}/census//outside", p.info.pid), scope.outside(&outside));
+    }
+    found
+}
+
+/// Whether a type is the service's own or a library's, and not one of the
+/// interpreter's own.
+fn is_own(name: &str) -> bool {
+    let internal = name.starts_with('_') && !name.starts_with("__main__.");
+    name.contains('.') && !internal && !name.starts_with("collections.")
+}
+
+struct Scope<'a> {
+    session: &'a Session,
+    process: &'a Process,
+    now_ns: u64,
+    heap: Option<f64>,
+    census_ns: u64,
+}
+
+impl Scope<'_> {
+    fn heap(&self, g: &Growing<'_>, all_bytes: f64) -> model::Finding {
+        let held = self.holder(g.objects_per_minute);
+        let mut evidence = vec![trend(&g.bytes, &format!("bytes of {}", g.name))];
+        if all_bytes > g.bytes.per_minute {
+            evidence.push(model::Evidence {
+                kind: EvidenceKind::Trend,
+                detail: "all growing types together, bytes per minute: what these objects hold \
+                         grows with them"
+                    .into(),
+                value: Some(all_bytes),
+            });
+        }
+        let live = model::Live {
+            bytes: g.history.bytes.last().map(|(_, v)| v),
+            objects: g.history.objects.last().map(|(_, v)| v),
+            before_attach_bytes: None,
+            oldest_s: None,
+            age_s: None,
+            freed_lifetime_s: None,
+        };
+        let since = g.history.bytes.first_ns();
+        let count = Some(g.objects_per_minute);
+        self.finding(Kind::Heap, g.name, &g.bytes, (live, count, since), held, evidence)
+    }
+
+    fn outside(&self, rise: &Rise) -> model::Finding {
+        const SUBJECT: &str = "(memory outside the Python object pools)";
+        let last = self.process.censuses.outside.last().map(|(_, v)| v);
+        let mut evidence = vec![trend(rise, "resident memory outside the pools")];
+        evidence.push(model::Evidence {
+            kind: EvidenceKind::Proof,
+            detail: "the Python objects in the pools do not grow as fast: these are blocks of \
+                     more than 512 bytes (buffers, long strings, tables) or memory of a C \
+                     extension"
+                .into(),
+            value: None,
+        });
+        let live = model::Live {
+            bytes: last,
+            objects: None,
+            before_attach_bytes: None,
+            oldest_s: None,
+            age_s: None,
+            freed_lifetime_s: None,
+        };
+        let since = self.process.censuses.outside.first_ns();
+        let held = self.fastest();
+        self.finding(Kind::Rss, SUBJECT, rise, (live, None, since), held, evidence)
+    }
+
+    fn finding(
+        &self,
+        kind: Kind,
+        subject: &str,
+        rise: &Rise,
+        (live, count, since): (model::Live, Option<f64>, Option<u64>),
+        held: Option<&Held>,
+        evidence: Vec<model::Evidence>,
+    ) -> model::Finding {
+        let info = &self.process.info;
+        let tenant = info.default_tenant.clone().unwrap_or_else(|| "-".to_owned());
+        let percent = self.heap.map(|h| rise.per_minute / h * 100.0);
+        let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
+        let share = percent
+            .map_or(rise.per_minute / (16.0 * 1024.0 * 1024.0), |p| p / self.session.threshold);
+        let id = model::finding_id(&info.name, kind, &tenant, subject);
+        let file = held.and_then(|h| h.grown.file.clone());
+        model::Finding {
+            site: model::Site {
+                id: id.clone(),
+                function: clean(subject),
+                file: file.clone(),
+                line: None,
+                stack: Vec::new(),
+            },
+            id,
+            kind,
+            verdict: if rise.leak && warm { Verdict::Leak } else { Verdict::Suspect },
+            severity: match share {
+                s if s >= 1.0 => Severity::High,
+                s if s >= 0.1 => Severity::Medium,
+                _ => Severity::Low,
+            },
+            confidence: (rise.confidence * 1000.0).round() / 1000.0,
+            pid: info.pid,
+            process: clean(&info.name),
+            tenant,
+            growth: model::Growth {
+                percent_per_minute: percent,
+                bytes_per_minute: Some(rise.per_minute),
+                count_per_minute: count,
+                interval95: Some(rise.interval95),
+            },
+            live,
+            since: timestamp(self.session, since.unwrap_or(self.census_ns)),
+            detected_after_s: self.now_ns.saturating_sub(self.session.t_ns) as f64 / 1e9,
+            blocked_on: None,
+            evidence,
+            holder: held.map(|h| model::Holder {
+                root: format!(
+                    "{} {}",
+                    if h.grown.on_class { "class attribute" } else { "global" },
+                    h.grown.place
+                ),
+                path: vec![
+                    model::HolderStep {
+                        type_name: h.grown.type_name.clone(),
+                        field: Some(h.grown.place.clone()),
+                        bytes: None,
+                    },
+                    model::HolderStep { type_name: clean(subject), field: None, bytes: None },
+                ],
+                objects: h.grown.elements,
+            }),
+            remedy: Some(model::Remedy {
+                text: python_remedy(kind, subject, held.map(|h| &h.grown)),
+                file,
+                line: None,
+            }),
+        }
+    }
+
+    /// The container that grows as fast as the objects do; of several the one
+    /// that comes closest.
+    fn holder(&self, objects_per_minute: f64) -> Option<&Held> {
+        self.growing_containers()
+            .map(|(h, rate)| (h, rate / objects_per_minute))
+            .filter(|(_, ratio)| (AS_FAST[0]..AS_FAST[1]).contains(ratio))
+            .min_by(|(_, a), (_, b)| a.ln().abs().total_cmp(&b.ln().abs()))
+            .map(|(h, _)| h)
+    }
+
+    /// The only container that grows, if there is one alone.
+    fn fastest(&self) -> Option<&Held> {
+        let mut all = self.growing_containers();
+        let only = all.next().map(|(h, _)| h);
+        only.filter(|_| all.next().is_none())
+    }
+
+    fn growing_containers(&self) -> impl Iterator<Item = (&Held, f64)> {
+        let held = self.process.censuses.held.values();
+        held.filter_map(|h| {
+            // It keeps growing, and did not just once.
+            let rise = rise(&h.elements.points(), 0.0);
+            Some((h, h.per_minute(self.census_ns)?)).filter(|_| rise.is_some())
+        })
+    }
+}
+
+fn trend(rise: &Rise, what: &str) -> model::Evidence {
+    let (rising, steps) = rise.steps;
+    model::Evidence {
+        kind: EvidenceKind::Trend,
+        detail: format!(
+            "{what}: the least that any later census counted rose in {rising} of {steps} steps \
+             over {:.0} s, without slowing down",
+            rise.span_s
+        ),
+        value: Some(rise.per_minute),
+    }
+}

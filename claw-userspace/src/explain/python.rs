@@ -1,0 +1,42 @@
+//! What to change in a CPython service, from what grows and what holds it.
+
+use crate::{report::model::Kind, stream::Grown};
+
+const RSS: &str = "bound what keeps large buffers, strings or tables; if none of the service's \
+                   code does, look at the C extensions it uses (an object that has to be closed, \
+                   a cache inside the library)";
+
+/// In one sentence or two.
+pub fn python_remedy(kind: Kind, subject: &str, held: Option<&Grown>) -> String {
+    let Some(h) = held else {
+        return match kind {
+            Kind::Rss => format!("Memory outside the object pools grows: {RSS}."),
+            _ => format!(
+                "Objects of {subject} are made and stay reachable: find what stores them (no \
+                 module global or class attribute of the same growth was found: a closure, an \
+                 instance or a running frame), and drop them there when they are done with."
+            ),
+        };
+    };
+    let what = match (h.type_name.as_str(), h.on_class) {
+        ("dict" | "collections.OrderedDict" | "collections.defaultdict", false) => {
+            "a module-level dict: entries are put in and never deleted. Bound it by size or age \
+             (`functools.lru_cache(maxsize=…)`, an OrderedDict with `popitem(last=False)`), or \
+             delete each entry when it is done with"
+        }
+        ("list" | "collections.deque", false) => {
+            "a module-level list: elements are appended and never removed. Use a \
+             `collections.deque(maxlen=…)`, or remove them when they are done with"
+        }
+        ("set", false) => {
+            "a module-level set: members are added and never discarded. Discard them when they \
+             are done with, or use a `weakref.WeakSet`"
+        }
+        (_, true) => {
+            "a class attribute, which all instances share: it is added to and never cleared. \
+             Make it an attribute of the instance, or remove what is done with"
+        }
+        _ => "a global that is added to and never cleared. Remove what is done with",
+    };
+    format!("{} is {what}.", h.place)
+}

@@ -1,0 +1,188 @@
+//! One live CPython target: nothing is attached to it, its memory is read.
+//!
+//! Each interval the kernel is asked what it uses, which costs it nothing.
+//! When that has changed, or enough time has passed, a census follows.
+
+use rustc_hash::FxHashMap;
+
+use super::{Options, clock::monotonic_ns};
+use crate::{
+    report::clean::clean,
+    stream::{Blocked, CensusItem, Grown, Item, TargetInfo, TypeCount},
+    target::{
+        container,
+        cpython::{
+            census::Census,
+            live::{LiveError, LivePython},
+        },
+        process::Process,
+    },
+    tenant::Rule,
+};
+
+/// Change of anonymous memory that calls for a census, bytes: an arena of the
+/// older versions.
+const CHANGED: u64 = 256 << 10;
+/// Intervals after which there is one without: a leak may fill free pools.
+const AT_LEAST_EVERY: u32 = 3;
+/// Share of one CPU that the agent may spend on censuses.
+const SHARE: f64 = 0.05;
+/// Types of a census that are passed on, those with the most bytes.
+const MOST_TYPES: usize = 512;
+/// Growing containers whose place is looked for, the fastest.
+const MOST_PLACES: usize = 8;
+/// Growth of a container between two censuses below which it is left aside.
+const FEW: u64 = 4;
+
+#[derive(Debug)]
+pub struct WatchedPython {
+    live: LivePython,
+    anon_bytes: u64,
+    skipped: u32,
+    not_before_ns: u64,
+    /// Elements of the containers of the last census, by address.
+    elements: FxHashMap<u64, u64>,
+}
+
+impl WatchedPython {
+    /// Gives what the stream has to know about it.
+    ///
+    /// # Errors
+    /// In one line, why it cannot be watched.
+    pub fn start(process: Process, options: &Options) -> Result<(Self, TargetInfo), LiveError> {
+        let live = LivePython::open(process)?;
+        let process = &live.process;
+        let cgroup = process.cgroup().unwrap_or_default();
+        let container = container::of_process(&cgroup, process.namespaced());
+        let default = options.tenants.of_process(|rule| match rule {
+            Rule::Label(_) => None,
+            Rule::Env(variable) => process.env(variable),
+            Rule::Cgroup => {
+                let path = || cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2));
+                container.as_ref().map(|c| c.id.clone()).or_else(|| path().map(str::to_owned))
+            }
+        });
+        let blocked = vec![Blocked {
+            what: "allocation sites and tenants within the process".into(),
+            why: "a census names the types that grow and what holds them, not the line that \
+                  allocates; `--tenant env:NAME` or `--tenant cgroup` name the tenant of a whole \
+                  process"
+                .into(),
+        }];
+        let info = TargetInfo {
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+            uptime_ns: process.uptime_ns().unwrap_or(0),
+            t_ns: monotonic_ns(),
+            name: clean(&process.name),
+            exe: clean(&process.exe),
+            runtime: "cpython".into(),
+            version: live.python.version.to_string(),
+            stripped: live.python.stripped,
+            container,
+            mode: "census".into(),
+            sample_rate: None,
+            heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
+            default_tenant: default.map(|(tenant, _)| clean(&tenant)),
+            labels_before_default: 0,
+            blocked,
+        };
+        let watched = Self {
+            live,
+            anon_bytes: 0,
+            skipped: 0,
+            not_before_ns: 0,
+            elements: FxHashMap::default(),
+        };
+        Ok((watched, info))
+    }
+
+    /// Why it can no longer be watched, if so.
+    pub fn gone(&self) -> Option<&'static str> {
+        if !self.live.process.is_alive() {
+            return Some("it ended");
+        }
+        (!self.live.is_same_program()).then_some("it replaced its program (exec)")
+    }
+
+    /// What it uses now, and a census when one is called for.
+    pub fn look(&mut self) -> Vec<Item> {
+        let pid = self.live.process.pid;
+        let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
+        let t_ns = monotonic_ns();
+        let mut items = vec![Item::Memory {
+            pid,
+            t_ns,
+            rss_bytes: m.rss_bytes,
+            anon_bytes: m.anon_bytes,
+            threads: m.threads,
+        }];
+        let changed = m.anon_bytes.abs_diff(self.anon_bytes) >= CHANGED;
+        if t_ns < self.not_before_ns || !(changed || self.skipped + 1 >= AT_LEAST_EVERY) {
+            self.skipped += 1;
+            return items;
+        }
+        // A process that is gone is found out elsewhere.
+        if let Ok(taken) = self.live.census() {
+            self.skipped = 0;
+            self.anon_bytes = m.anon_bytes;
+            let pause = taken.took_ns as f64 / SHARE;
+            self.not_before_ns = t_ns.saturating_add(pause as u64);
+            let grown = self.grown(&taken.census);
+            let c = taken.census;
+            items.push(Item::Census(CensusItem {
+                pid,
+                t_ns,
+                blocks: c.blocks(),
+                bytes: c.bytes(),
+                untyped_bytes: c.untyped.1,
+                torn_bytes: c.torn.1,
+                outside_bytes: taken.outside,
+                swapped_bytes: taken.swapped,
+                took_ns: taken.took_ns,
+                types: c
+                    .rows
+                    .iter()
+                    .take(MOST_TYPES)
+                    .map(|r| TypeCount {
+                        name: clean(&r.type_name),
+                        objects: r.objects,
+                        bytes: r.bytes,
+                    })
+                    .collect(),
+                grown,
+            }));
+        }
+        items
+    }
+
+    /// Containers that have grown since the last census and have a name.
+    fn grown(&mut self, census: &Census) -> Vec<Grown> {
+        let now: FxHashMap<u64, u64> =
+            census.containers.iter().map(|c| (c.address, c.elements)).collect();
+        let before = std::mem::replace(&mut self.elements, now);
+        let mut grown: Vec<(u64, usize)> = (0..)
+            .zip(&census.containers)
+            .filter_map(|(i, c)| Some((c.elements.checked_sub(*before.get(&c.address)?)?, i)))
+            .filter(|(by, _)| *by >= FEW)
+            .collect();
+        grown.sort_unstable_by(|a, b| b.cmp(a));
+        grown
+            .into_iter()
+            .take(MOST_PLACES)
+            .filter_map(|(by, i)| {
+                let c = census.containers.get(i)?;
+                let place = self.live.place(&census.modules, c.address)?;
+                let class = place.class.map(|c| format!("{c}.")).unwrap_or_default();
+                Some(Grown {
+                    place: clean(&format!("{}.{class}{}", place.module, place.name)),
+                    on_class: !class.is_empty(),
+                    type_name: clean(&census.rows.get(c.row as usize)?.type_name),
+                    file: place.file.map(|f| clean(&f)),
+                    elements: c.elements,
+                    by,
+                })
+            })
+            .collect()
+    }
+}

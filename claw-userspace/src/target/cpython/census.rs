@@ -1,0 +1,262 @@
+//! What a CPython heap holds, by type: a walk of all pymalloc pools, from
+//! outside and without stopping the process.
+//!
+//! Pools are found by what they look like and not through the interpreter's
+//! tables: every stretch of anonymous memory is read pool by pool, and a pool's
+//! header is redundant enough to tell it from anything else. That holds for
+//! all versions, and a table that changes while it is read cannot mislead it.
+//! What the process changes meanwhile is seen before or after the change; a
+//! pool caught in the middle is counted without types.
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    layout::{OB_SIZE, SET_USED, flags},
+    object::{Objects, TypeInfo},
+    pool::{Pool, u64_at},
+    regions::Region,
+};
+use crate::target::memory::Memory;
+
+/// Bytes read at once.
+const CHUNK: usize = 1 << 20;
+/// Types kept apart; further ones are counted as untyped.
+const MOST_TYPES: usize = 1 << 16;
+/// Pointers looked at that turn out to be no type.
+const MOST_WRONG: usize = 1 << 16;
+/// Containers from this many elements on are remembered, the largest of them.
+const LARGE: u64 = 64;
+const MOST_CONTAINERS: usize = 4096;
+const MOST_MODULES: usize = 1 << 14;
+/// Refcounts are below this; immortal objects (3.12+) have 32 bits set.
+const MOST_REFERENCES: u64 = 1 << 32;
+/// Of the last types seen, by address.
+const CACHE: usize = 1024;
+
+/// Objects and bytes of one type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub type_name: String,
+    pub objects: u64,
+    /// Of the blocks they lie in: what they take in memory.
+    pub bytes: u64,
+}
+
+/// A list, dict, set or the like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub address: u64,
+    /// Index into [`Census::rows`].
+    pub row: u32,
+    pub elements: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// Most bytes first.
+    pub rows: Vec<Row>,
+    /// Blocks that are no objects: tables of dicts and lists, buffers, objects
+    /// kept for reuse.
+    pub untyped: (u64, u64),
+    /// Blocks of pools that changed while they were read.
+    pub torn: (u64, u64),
+    pub pools: u64,
+    /// Of all pools, bytes.
+    pub pool_bytes: u64,
+    /// The largest containers.
+    pub containers: Vec<Container>,
+    /// Addresses of module objects.
+    pub modules: Vec<u64>,
+    /// Bytes that could not be read, because they were unmapped meanwhile.
+    pub unreadable: u64,
+}
+
+impl Census {
+    /// Blocks in use: what `sys.getallocatedblocks()` counts.
+    pub fn blocks(&self) -> u64 {
+        self.rows.iter().map(|r| r.objects).sum::<u64>() + self.untyped.0 + self.torn.0
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.bytes).sum::<u64>() + self.untyped.1 + self.torn.1
+    }
+}
+
+/// Take a census of `regions`.
+pub fn take<M: Memory>(objects: &Objects<'_, M>, regions: &[Region]) -> Census {
+    let mut walk = Walk {
+        objects,
+        census: Census::default(),
+        types: Vec::new(),
+        known: FxHashMap::default(),
+        wrong: 0,
+        cache: vec![(0, None); CACHE],
+    };
+    let size = objects.layout.pool_size;
+    let mut buf = vec![0u8; CHUNK];
+    for region in regions {
+        let mut at = region.start.next_multiple_of(size as u64);
+        let end = region.end & !(size as u64 - 1);
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+            let bytes = buf.get_mut(..len).unwrap_or_default();
+            let whole = objects.memory.read(at, bytes).is_ok();
+            for (pool, address) in bytes.chunks_exact_mut(size).zip((at..).step_by(size)) {
+                // A part was unmapped meanwhile: read what is left.
+                if whole || objects.memory.read(address, pool).is_ok() {
+                    walk.pool(pool, address);
+                } else {
+                    walk.census.unreadable += size as u64;
+                }
+            }
+            at += len as u64;
+        }
+    }
+    walk.finish()
+}
+
+struct Walk<'a, M> {
+    objects: &'a Objects<'a, M>,
+    census: Census,
+    types: Vec<TypeInfo>,
+    known: FxHashMap<u64, Option<u32>>,
+    wrong: usize,
+    cache: Vec<(u64, Option<u32>)>,
+}
+
+impl<M: Memory> Walk<'_, M> {
+    fn pool(&mut self, bytes: &[u8], address: u64) {
+        let Some(pool) = Pool::parse(bytes, address) else { return };
+        self.census.pools += 1;
+        self.census.pool_bytes += bytes.len() as u64;
+        let size = pool.block_size as u64;
+        let Some(blocks) = pool.blocks() else {
+            self.census.torn.0 += pool.used as u64;
+            self.census.torn.1 += pool.used as u64 * size;
+            return;
+        };
+        for offset in blocks {
+            let block = bytes.get(offset..offset + pool.block_size).unwrap_or_default();
+            match self.object(block) {
+                Some((row, before)) => {
+                    if let Some(r) = self.census.rows.get_mut(row as usize) {
+                        r.objects += 1;
+                        r.bytes += size;
+                    }
+                    self.remember(row, block.get(before..), address + (offset + before) as u64);
+                }
+                None => {
+                    self.census.untyped.0 += 1;
+                    self.census.untyped.1 += size;
+                }
+            }
+        }
+    }
+
+    /// The type of the object in a block, and where in it the object begins:
+    /// after no header, the GC's, or the GC's and that of a managed dict.
+    fn object(&mut self, block: &[u8]) -> Option<(u32, usize)> {
+        for before in [0, 16, 32] {
+            if block.len() < before + 16 {
+                break;
+            }
+            let references = u64_at(block, before);
+            if references == 0 || references >= MOST_REFERENCES {
+                continue;
+            }
+            if let Some(row) = self.type_of(u64_at(block, before + 8))
+                && self.types.get(row as usize).map(|t| t.before(self.objects.layout))
+                    == Some(before)
+            {
+                return Some((row, before));
+            }
+        }
+        None
+    }
+
+    fn type_of(&mut self, address: u64) -> Option<u32> {
+        if address < 0x1_0000 || !address.is_multiple_of(8) {
+            return None;
+        }
+        let slot = (address >> 4) as usize % CACHE;
+        if let Some((at, row)) = self.cache.get(slot)
+            && *at == address
+        {
+            return *row;
+        }
+        let row = match self.known.get(&address) {
+            Some(row) => *row,
+            None => self.learn(address)?,
+        };
+        if let Some(c) = self.cache.get_mut(slot) {
+            *c = (address, row);
+        }
+        row
+    }
+
+    /// `None`: too many were looked at; nothing is known of this one.
+    fn learn(&mut self, address: u64) -> Option<Option<u32>> {
+        if self.wrong >= MOST_WRONG || self.types.len() >= MOST_TYPES {
+            return None;
+        }
+        let row = self.objects.type_at(address).map(|t| {
+            let row = self.types.len() as u32;
+            self.census.rows.push(Row { type_name: t.name.clone(), objects: 0, bytes: 0 });
+            self.types.push(t);
+            row
+        });
+        self.wrong += usize::from(row.is_none());
+        self.known.insert(address, row);
+        Some(row)
+    }
+
+    fn remember(&mut self, row: u32, object: Option<&[u8]>, address: u64) {
+        let (Some(t), Some(object)) = (self.types.get(row as usize), object) else { return };
+        let types = &self.objects.types;
+        if t.address == types.module && self.census.modules.len() < MOST_MODULES {
+            self.census.modules.push(address);
+        }
+        let at = if t.flags & (flags::LIST_SUBCLASS | flags::DICT_SUBCLASS) != 0
+            || t.name == "collections.deque"
+        {
+            OB_SIZE
+        } else if t.address == types.set {
+            SET_USED
+        } else {
+            return;
+        };
+        let elements = u64_at(object, at as usize);
+        if (LARGE..1 << 40).contains(&elements) {
+            self.census.containers.push(Container { address, row, elements });
+            if self.census.containers.len() >= 2 * MOST_CONTAINERS {
+                keep_largest(&mut self.census.containers);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Census {
+        keep_largest(&mut self.census.containers);
+        let mut order: Vec<usize> = (0..self.census.rows.len()).collect();
+        let rows = std::mem::take(&mut self.census.rows);
+        order.sort_by(|a, b| {
+            let key = |i: &usize| rows.get(*i).map(|r| (r.bytes, r.objects));
+            key(b).cmp(&key(a)).then(a.cmp(b))
+        });
+        let mut place = vec![0u32; rows.len()];
+        for (new, old) in (0u32..).zip(&order) {
+            if let Some(p) = place.get_mut(*old) {
+                *p = new;
+            }
+        }
+        for c in &mut self.census.containers {
+            c.row = place.get(c.row as usize).copied().unwrap_or(c.row);
+        }
+        self.census.rows = order.iter().filter_map(|i| rows.get(*i).cloned()).collect();
+        self.census
+    }
+}
+
+fn keep_largest(containers: &mut Vec<Container>) {
+    containers.sort_unstable_by(|a, b| b.elements.cmp(&a.elements).then(a.address.cmp(&b.address)));
+    containers.truncate(MOST_CONTAINERS);
+}

@@ -1,0 +1,107 @@
+//! A running CPython process: its census, and places of its containers.
+
+use std::{io, time::Instant};
+
+use super::{
+    binary::{Python, PythonError},
+    census::{self, Census},
+    holder::{self, Place},
+    layout::{Layout, OB_TYPE},
+    object::Objects,
+    regions,
+};
+use crate::target::{
+    memory::{Memory, ProcessMemory},
+    process::{Process, ProcessError},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    #[error("process {pid} ({name}): {source}")]
+    Python { pid: u32, name: String, source: PythonError },
+    #[error("process {pid} ({name}): {why}")]
+    Layout { pid: u32, name: String, why: String },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("process {pid}: memory cannot be read: {source}")]
+    Memory { pid: u32, source: io::Error },
+}
+
+impl LiveError {
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::Python { source, .. } => source.is_not_permitted(),
+            Self::Process(e) => matches!(e, ProcessError::Permission(_)),
+            Self::Memory { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Layout { .. } => false,
+        }
+    }
+}
+
+/// A process whose objects can be read.
+#[derive(Debug)]
+pub struct LivePython {
+    pub process: Process,
+    pub python: Python,
+    layout: &'static Layout,
+    memory: ProcessMemory,
+}
+
+/// A census, with what lies around the pools.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub census: Census,
+    /// Anonymous resident memory outside the pools, bytes: blocks of more than
+    /// 512 bytes, C extensions, stacks. An estimate: it is the difference of
+    /// two figures read one after the other.
+    pub outside: u64,
+    /// Bytes swapped out and not looked at.
+    pub swapped: u64,
+    pub took_ns: u64,
+}
+
+impl LivePython {
+    /// # Errors
+    /// When it is no CPython process, or one whose layout is not known.
+    pub fn open(process: Process) -> Result<Self, LiveError> {
+        let (pid, name) = (process.pid, process.name.clone());
+        let python = Python::of(&process).map_err(|source| LiveError::Python {
+            pid,
+            name: name.clone(),
+            source,
+        })?;
+        let layout = python.layout().map_err(|why| LiveError::Layout { pid, name, why })?;
+        let memory =
+            ProcessMemory::open(pid).map_err(|source| LiveError::Memory { pid, source })?;
+        Ok(Self { process, python, layout, memory })
+    }
+
+    fn objects(&self) -> Objects<'_, ProcessMemory> {
+        Objects { memory: &self.memory, layout: self.layout, types: self.python.types }
+    }
+
+    /// # Errors
+    /// When the process is gone or closed to the caller.
+    pub fn census(&self) -> Result<Taken, LiveError> {
+        let pid = self.process.pid;
+        let began = Instant::now();
+        let resident = regions::resident(pid, self.layout.pool_size as u64)
+            .map_err(|source| LiveError::Memory { pid, source })?;
+        let census = census::take(&self.objects(), &resident.regions);
+        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let outside = self.process.memory_use()?.anon_bytes.saturating_sub(census.pool_bytes);
+        Ok(Taken { census, outside, swapped: resident.swapped, took_ns })
+    }
+
+    /// Whether the program is still the one that was opened: after an exec its
+    /// memory is another.
+    pub fn is_same_program(&self) -> bool {
+        let type_ = self.python.types.type_;
+        self.memory.u64_at(type_.wrapping_add(OB_TYPE)).is_ok_and(|t| t == type_)
+    }
+
+    /// Under which name a container is reachable.
+    pub fn place(&self, modules: &[u64], container: u64) -> Option<Place> {
+        holder::find(&self.objects(), modules, container)
+    }
+}

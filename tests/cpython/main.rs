@@ -1,0 +1,8 @@
+//! The CPython readers against every installed Python: version, layouts,
+//! census and holders compared with what the interpreter itself says.
+
+#![allow(clippy::unwrap_used)]
+
+mod census;
+mod layouts;
+mod pythons;

@@ -1,0 +1,69 @@
+//! The Pythons on this machine, and programs run by them.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use claw_ebpf::target::{cpython::binary::Python, memory::ProcessMemory, process::Process};
+
+/// Interpreters of pyenv and of the system, by minor version.
+pub fn all() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let installed = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten();
+    let mut found: Vec<PathBuf> = (8..=13)
+        .flat_map(|minor| {
+            let name = format!("python3.{minor}");
+            [PathBuf::from("/usr/bin").join(&name), PathBuf::from("/usr/local/bin").join(&name)]
+        })
+        .collect();
+    for version in installed.flatten() {
+        let bin = version.path().join("bin");
+        found.extend((8..=13).map(|minor| bin.join(format!("python3.{minor}"))));
+    }
+    found.retain(|p| p.is_file());
+    found.sort();
+    assert!(!found.is_empty(), "no Python 3.8 to 3.13 is installed");
+    found
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/python").join(name)
+}
+
+/// A program that is killed when the test is over.
+pub struct Running {
+    pub child: Child,
+    pub out: BufReader<ChildStdout>,
+}
+
+impl Running {
+    pub fn start(python: &Path, script: &str) -> Self {
+        let mut child = Command::new(python)
+            .arg(fixture(script))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", python.display()));
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    pub fn line(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+    }
+
+    pub fn open(&self) -> (Python, ProcessMemory) {
+        let process = Process::open(self.child.id()).unwrap();
+        (Python::of(&process).unwrap(), ProcessMemory::open(process.pid).unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
