@@ -45,7 +45,7 @@ impl Exit {
     }
 }
 
-/// Finds memory and goroutine leaks per tenant in running Go services.
+/// Finds memory and goroutine leaks per tenant in running Go and CPython services.
 #[derive(Parser)]
 #[command(name = "claw-ebpf", version, propagate_version = true)]
 #[command(after_help = "Exit codes: 0 nothing found, 1 a finding at or above --fail-on, \

@@ -8,26 +8,25 @@ use std::{
 };
 
 use claw_common::EventKind;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep_until},
-};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{
     Finished, Options, Select, View, WatchError,
-    clock::{monotonic_ns, wall_ns},
+    clock::monotonic_ns,
     governor::EventCost,
     lines::LineWriter,
     python::WatchedPython,
+    session,
     sink::Sink,
     steps::{failed, make_step, say, step},
+    stop::Stop,
     watched::{StartError, Watched},
 };
 use crate::{
     decode::{What, decode},
     probe::{HitCost, Probes, hit_cost},
     record::Writer,
-    stream::{Counters, Item, Session, StepStatus},
+    stream::{Counters, Item, StepStatus},
     symbol::BinaryCache,
     target::{
         capability,
@@ -126,63 +125,13 @@ struct Live<'a> {
     stream: Option<LineWriter>,
 }
 
-/// The signals that end a watch. Listened to before anything is attached or
-/// changed, so that none finds the agent unprepared.
-struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Stop {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
-}
-
-fn execution_id(wall_ns: u64) -> String {
-    let time = i128::from(wall_ns);
-    let t = time::OffsetDateTime::from_unix_timestamp_nanos(time)
-        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let format = time::macros::format_description!("[year][month][day]-[hour][minute]");
-    let stamp = t.format(&format).unwrap_or_default();
-    format!("claw-{stamp}-{:04x}", (wall_ns / 1000) & 0xffff)
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|s| s.trim().to_owned())
-        .unwrap_or_default()
-}
-
 impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
         let stop = Stop::listen()?;
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
         let stream = options.exact.as_ref().and_then(|e| e.stream.as_deref());
         let stream = stream.map(LineWriter::create).transpose()?;
-        let wall_ns = wall_ns();
-        let session = Session {
-            execution_id: execution_id(wall_ns),
-            host: hostname(),
-            environment: options.environment.clone(),
-            wall_ns,
-            t_ns: monotonic_ns(),
-            interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
-            threshold: options.threshold,
-        };
+        let session = session::begin(options);
         let started = Instant::now();
         let mut sink = Sink::new(session, recorder, view, options.baseline.clone());
         let loading = Instant::now();

@@ -13,9 +13,11 @@ mod looks;
 mod python;
 mod replay;
 mod screen;
+mod session;
 mod sink;
 mod steps;
 mod still;
+mod stop;
 mod watched;
 mod windows;
 
