@@ -5,6 +5,7 @@ mod agent;
 mod exact;
 mod heap;
 mod meter;
+mod page;
 mod pairs;
 mod ready;
 mod verdicts;
@@ -25,7 +26,8 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the parts whose name contains this: http, loop, verdicts, held, ready, heap, agent, exact
+    /// Only this part: http, loop, verdicts, held, ready, agent, heap, exact
+    #[arg(value_parser = ["http", "loop", "verdicts", "held", "ready", "agent", "heap", "exact"])]
     only: Option<String>,
 
     /// Interleaved pairs
@@ -56,37 +58,25 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     if output(Command::new("memleak-bpfcc").arg("--help")).is_err() {
         apt_install(&["bpfcc-tools"], "the comparison with bcc's memleak")?;
     }
-    let wanted = |name: &str| args.only.as_ref().is_none_or(|o| name.contains(o.as_str()));
-    let mut rows = Rows::new();
-    if wanted("http") {
-        rows.extend(pairs::http(&programs, args.pairs)?);
-    }
-    if wanted("loop") {
-        rows.extend(pairs::alloc_loop(&programs, args.pairs)?);
-    }
-    if wanted("verdicts") {
-        rows.extend(verdicts::time_to_verdict(&programs)?);
-    }
-    if wanted("held") {
-        rows.extend(verdicts::held_per_tenant(&programs)?);
-    }
-    if wanted("ready") {
-        rows.extend(ready::ready(&programs)?);
-    }
-    if wanted("heap") {
-        rows.extend(heap::heap(&programs, args.pairs)?);
-    }
-    if wanted("agent") {
-        rows.extend(agent::cost(&programs)?);
-    }
-    if wanted("exact") {
-        rows.extend(exact::cost(&programs, args.pairs)?);
-    }
-    let table = render(&rows);
-    println!("\n{table}");
-    if args.only.is_none() {
-        let text = format!("{}\n{table}", head()?);
-        fs::write(root.join("docs/benchmarks.md"), text)?;
+    let pairs = args.pairs;
+    let parts: [(&str, &dyn Fn() -> Result<Rows>); 8] = [
+        ("http", &|| pairs::http(&programs, pairs)),
+        ("loop", &|| pairs::alloc_loop(&programs, pairs)),
+        ("verdicts", &|| verdicts::time_to_verdict(&programs)),
+        ("held", &|| verdicts::held_per_tenant(&programs)),
+        ("ready", &|| ready::ready(&programs)),
+        ("agent", &|| agent::cost(&programs)),
+        ("heap", &|| heap::heap(&programs, pairs)),
+        ("exact", &|| exact::cost(&programs, pairs)),
+    ];
+    let names = parts.map(|(name, _)| name);
+    for (name, measure) in parts {
+        if args.only.as_ref().is_some_and(|only| name != only) {
+            continue;
+        }
+        let rows = measure()?;
+        println!("\n{}", page::render(&rows));
+        page::write(&root.join("docs/benchmarks.md"), &names, name, &rows)?;
     }
     Ok(())
 }
@@ -114,28 +104,6 @@ fn build(root: &Path) -> Result<Programs> {
         alloc_loop: out.join("loop"),
         go,
     })
-}
-
-fn head() -> Result<String> {
-    let cpus = std::thread::available_parallelism()?;
-    let kernel = output(Command::new("uname").arg("-r"))?;
-    let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    Ok(format!(
-        "# Benchmarks\n\n\
-         Written by `cargo xtask bench` on {}: {cpus} CPUs, Linux {}. Ratios are throughput with\n\
-         over throughput without, each watched window against the unwatched ones on both sides of\n\
-         it; median, and in brackets the 95 % interval of the median.\n",
-        date.trim(),
-        kernel.trim().split('-').next().unwrap_or_default()
-    ))
-}
-
-fn render(rows: &Rows) -> String {
-    let mut text = "| What | Measured | Aim |\n|---|---|---|\n".to_owned();
-    for [what, figure, aim] in rows {
-        text += &format!("| {what} | {figure} | {aim} |\n");
-    }
-    text
 }
 
 fn row(what: impl Into<String>, figure: impl Into<String>, aim: &str) -> [String; 3] {

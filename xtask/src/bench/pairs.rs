@@ -10,7 +10,7 @@ use super::{
     row, seconds,
 };
 
-const WINDOW: u64 = 10;
+const WINDOW: u64 = 6;
 
 /// What is done to the service in a window.
 pub enum Mode {
