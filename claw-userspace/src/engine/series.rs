@@ -206,7 +206,7 @@ pub fn series(ledger: &Ledger, now_ns: u64) -> Vec<(Subject, Point)> {
     let mut all = Vec::new();
     for p in ledger.processes().filter(|p| seen(p)) {
         let heap = p.info.heap_bytes.map_or(0.0, |b| b as f64);
-        let uptime = p.info.uptime_ns + now_ns.saturating_sub(p.info.t_ns);
+        let uptime = p.info.uptime_ns.saturating_add(now_ns.saturating_sub(p.info.t_ns));
         for (g, change) in p.heap.groups().iter().zip(p.heap.changes()) {
             let Some(site) = p.sites.get(g.site) else { continue };
             let mut point = Point::new(now_ns as f64 / 1e9, (heap + change).max(0.0));
