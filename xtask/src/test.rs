@@ -29,6 +29,9 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         );
     }
     let go = toolchain::all(root)?;
+    if output(Command::new("python3").arg("--version")).is_err() {
+        apt_install(&["python3", "python3-dev"], "the tests on CPython")?;
+    }
     if with_root {
         services::install(root, &go)?;
         if output(Command::new("runc").arg("--version")).is_err() {
