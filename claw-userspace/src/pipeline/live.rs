@@ -31,7 +31,7 @@ use crate::{
     target::{
         capability,
         cpython::live::LiveError,
-        process::{Process, all_pids},
+        process::{Process, ProcessError, all_pids},
     },
 };
 
@@ -170,8 +170,12 @@ impl<'a> Live<'a> {
                 for pid in pids {
                     let started =
                         Process::open(pid).map_err(StartError::from).and_then(|p| self.start(p));
-                    if let Err(e) = started {
-                        return Err(WatchError::NothingToWatch(e.to_string()));
+                    match started {
+                        Ok(()) => {}
+                        Err(e @ StartError::Process(ProcessError::Permission(_))) => {
+                            return Err(WatchError::NotPermitted(e.to_string()));
+                        }
+                        Err(e) => return Err(WatchError::NothingToWatch(e.to_string())),
                     }
                 }
             }

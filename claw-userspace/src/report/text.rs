@@ -421,7 +421,7 @@ pub(super) fn cut_left(text: &str, width: usize) -> String {
 
 /// Words of `text` in lines of at most [`WIDTH`] columns; a word longer than a
 /// line is cut.
-pub(super) fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
+pub fn wrapped(out: &mut String, text: &str, first: &str, rest: &str) {
     let mut current = first.to_owned();
     let mut empty = true;
     for word in text.split(' ') {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     probe::Plan,
-    report::clean::clean,
+    report::{clean::clean, text::wrapped},
     stream::{Blocked, Container, Part},
 };
 
@@ -191,6 +191,9 @@ fn cpython(d: &mut Discovered, process: &Process, unreadable: &mut usize) -> boo
     }
 }
 
+/// Of what is said below a process.
+const INDENT: &str = "          ";
+
 /// A table of at most 100 columns.
 pub fn render(d: &Discovery) -> String {
     let mut out = String::new();
@@ -227,7 +230,7 @@ pub fn render(d: &Discovery) -> String {
         );
         if let Some(c) = &p.container {
             let image = c.image.as_ref().map(|i| format!(" image {i}")).unwrap_or_default();
-            let _ = writeln!(out, "{:>10}container {}{image}", "", c.id);
+            wrapped(&mut out, &format!("container {}{image}", c.id), INDENT, INDENT);
         }
         let settings: Vec<String> = p
             .settings
@@ -236,10 +239,10 @@ pub fn render(d: &Discovery) -> String {
             .map(|(k, v)| format!("{k}={v}"))
             .collect();
         if !settings.is_empty() {
-            let _ = writeln!(out, "{:>10}{}", "", settings.join(" "));
+            wrapped(&mut out, &settings.join(" "), INDENT, INDENT);
         }
         for b in &p.blocked {
-            let _ = writeln!(out, "{:>10}blocked: {}: {}", "", b.what, b.why);
+            wrapped(&mut out, &format!("blocked: {}: {}", b.what, b.why), INDENT, INDENT);
         }
     }
     if d.processes.is_empty() {
