@@ -10,7 +10,7 @@ use super::{
     row, seconds,
 };
 
-const WINDOW: u64 = 6;
+const WINDOW: u64 = 5;
 
 /// What is done to the service in a window.
 pub enum Mode {
