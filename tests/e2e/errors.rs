@@ -29,7 +29,11 @@ fn fails(args: &[&str], code: i32, message: &str) {
 fn processes_that_cannot_be_watched() {
     fails(&["watch", "--pid", "4194303", "-q"], 2, "no process 4194303");
     let sleep = Running::from(Command::new("sleep").arg("60").spawn().unwrap());
-    fails(&["watch", "--pid", &sleep.pid().to_string(), "-q"], 2, "neither a Go nor a CPython program");
+    fails(
+        &["watch", "--pid", &sleep.pid().to_string(), "-q"],
+        2,
+        "neither a Go nor a CPython program",
+    );
     fails(&["watch", "--pid", "1", "--out", "x.svg"], 2, "unknown extension");
     fails(&["watch", "--pid", "1", "--tenant", "label"], 2, "expected label:KEY");
     fails(&["replay", "/nowhere"], 2, "cannot read recording");

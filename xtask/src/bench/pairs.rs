@@ -11,8 +11,13 @@ use super::{
 };
 
 const WINDOW: u64 = 5;
+/// From attaching to the steady state: by then the governor has decided.
+const SETTLE: u64 = 5;
+/// Pairs with the peers, whose cost is not a matter of a few per mille.
+const PEER_PAIRS: usize = 3;
 
 /// What is done to the service in a window.
+#[derive(PartialEq)]
 pub enum Mode {
     Claw,
     ReadHeap,
@@ -69,18 +74,22 @@ pub fn measure(
     modes: &[Mode],
     pairs: usize,
 ) -> Result<(Vec<Vec<f64>>, f64)> {
-    let settle = || thread::sleep(seconds(1));
+    let settle = |s| thread::sleep(seconds(s));
     thread::sleep(seconds(5));
     let mut ratios = vec![Vec::new(); modes.len()];
     let mut unwatched = Vec::new();
     let mut before = meter.rate(seconds(WINDOW))?;
     for round in 0..pairs {
         for (mode, ratios) in modes.iter().zip(&mut ratios) {
+            let ours = *mode == Mode::Claw;
+            if !ours && round >= PEER_PAIRS {
+                continue;
+            }
             let watcher = mode.begin(programs, pid, addr)?;
-            settle();
+            settle(if ours { SETTLE } else { 1 });
             let watched = meter.rate(seconds(WINDOW))?;
             drop(watcher);
-            settle();
+            settle(1);
             let after = meter.rate(seconds(WINDOW))?;
             ratios.push(watched / f64::midpoint(before, after));
             unwatched.push(before);
