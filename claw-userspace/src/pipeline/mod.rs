@@ -10,6 +10,7 @@ mod governor;
 mod lines;
 mod live;
 mod looks;
+mod owner;
 mod python;
 mod replay;
 mod screen;

@@ -5,19 +5,17 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{Options, clock::monotonic_ns};
+use super::{Options, clock::monotonic_ns, owner::Owner};
 use crate::{
     report::clean::clean,
     stream::{Blocked, CensusItem, Grown, Item, TargetInfo, TypeCount},
     target::{
-        container,
         cpython::{
             census::Census,
             live::{LiveError, LivePython},
         },
         process::Process,
     },
-    tenant::Rule,
 };
 
 /// Change of anonymous memory that calls for a census, bytes: an arena of the
@@ -52,16 +50,7 @@ impl WatchedPython {
     pub fn start(process: Process, options: &Options) -> Result<(Self, TargetInfo), LiveError> {
         let live = LivePython::open(process)?;
         let process = &live.process;
-        let cgroup = process.cgroup().unwrap_or_default();
-        let container = container::of_process(&cgroup, process.namespaced());
-        let default = options.tenants.of_process(|rule| match rule {
-            Rule::Label(_) => None,
-            Rule::Env(variable) => process.env(variable),
-            Rule::Cgroup => {
-                let path = || cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2));
-                container.as_ref().map(|c| c.id.clone()).or_else(|| path().map(str::to_owned))
-            }
-        });
+        let owner = Owner::of(process, &options.tenants);
         let blocked = vec![Blocked {
             what: "allocation sites and tenants within the process".into(),
             why: "a census names the types that grow and what holds them, not the line that \
@@ -79,11 +68,11 @@ impl WatchedPython {
             runtime: "cpython".into(),
             version: live.python.version.to_string(),
             stripped: live.python.stripped,
-            container,
+            container: owner.container,
             mode: "census".into(),
             sample_rate: None,
             heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
-            default_tenant: default.map(|(tenant, _)| clean(&tenant)),
+            default_tenant: owner.tenant,
             labels_before_default: 0,
             blocked,
         };

@@ -13,6 +13,7 @@ use super::{
     every::{Every, start_every},
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    owner::Owner,
     still::StillLooks,
 };
 use crate::{
@@ -22,7 +23,6 @@ use crate::{
     stream::{Blocked, Item, Part, Step, StepStatus, TargetInfo},
     symbol::{BinaryCache, Stacks, Symbolizer},
     target::{
-        container,
         cpython::live::LiveError,
         discover,
         go::{
@@ -35,7 +35,6 @@ use crate::{
         memory::ProcessMemory,
         process::{Process, ProcessError},
     },
-    tenant::Rule,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -193,20 +192,7 @@ impl Watched {
         if let Some((_, detail)) = &every {
             steps.push(detail.clone());
         }
-        let cgroup = process.cgroup().unwrap_or_default();
-        let container = container::of_process(&cgroup, process.namespaced());
-        let default = options.tenants.of_process(|rule| match rule {
-            Rule::Label(_) => None,
-            Rule::Env(variable) => process.env(variable),
-            Rule::Cgroup => {
-                let path = || cgroup.lines().find_map(|l| l.splitn(3, ':').nth(2));
-                container.as_ref().map(|c| c.id.clone()).or_else(|| path().map(str::to_owned))
-            }
-        });
-        let (default_tenant, labels_before_default) = match default {
-            Some((tenant, before)) => (Some(clean(&tenant)), before),
-            None => (None, 0),
-        };
+        let owner = Owner::of(&process, &options.tenants);
         let info = TargetInfo {
             pid,
             start_ticks: process.start_ticks,
@@ -217,12 +203,12 @@ impl Watched {
             runtime: "go".into(),
             version: clean(&binary.version.raw),
             stripped: binary.stripped(),
-            container,
+            container: owner.container,
             mode: if every.is_some() { "exact" } else { "sampled" }.into(),
             sample_rate,
             heap_bytes,
-            default_tenant,
-            labels_before_default,
+            default_tenant: owner.tenant,
+            labels_before_default: owner.labels_before,
             blocked,
         };
         let keys = options.tenants.keys();
