@@ -131,12 +131,18 @@ impl Engine {
             }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
+                self.take_stock();
                 outcome.changed = self.assess();
                 outcome.tick = true;
+            }
+            Item::Judge { t_ns } => {
+                self.advance(t_ns);
+                outcome.changed = self.assess();
             }
             Item::TargetGone { pid, t_ns, why } => {
                 self.advance(t_ns);
                 // Judge what it did before it is forgotten.
+                self.take_stock();
                 outcome.changed = self.assess();
                 if let Some(p) = self.ledger.remove(pid) {
                     self.end(p, why);
@@ -173,6 +179,7 @@ impl Engine {
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {
                 self.advance(t_ns);
+                self.take_stock();
                 outcome.changed = self.assess();
             }
         }
@@ -203,11 +210,15 @@ impl Engine {
         });
     }
 
-    /// Judge everything again; gives what changed.
-    fn assess(&mut self) -> Vec<Finding> {
+    /// What each (tenant, site) has in use now becomes a point of its series.
+    fn take_stock(&mut self) {
         let suspected: Vec<(u32, String)> =
             self.findings.values().map(|f| (f.pid, f.tenant.clone())).collect();
         self.long_view.tick(&self.ledger, self.now_ns, &suspected);
+    }
+
+    /// Judge everything again; gives what changed.
+    fn assess(&mut self) -> Vec<Finding> {
         let lost = self.counters.lost_share();
         let mut fresh =
             assess::findings(&self.session, &mut self.ledger, &self.long_view, lost, self.now_ns);

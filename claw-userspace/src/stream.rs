@@ -46,7 +46,7 @@ pub enum Item {
         anon_bytes: u64,
         threads: u32,
     },
-    /// End of an interval: time to judge.
+    /// End of an interval: time to judge, and to take stock.
     Tick {
         t_ns: u64,
     },
@@ -109,6 +109,11 @@ pub enum Item {
     },
     /// What a CPython heap held at one moment.
     Census(CensusItem),
+    /// Within an interval: time to judge by age, so that a verdict need not
+    /// wait for the interval's end.
+    Judge {
+        t_ns: u64,
+    },
 }
 
 /// A window of exact mode, or a part of one that stays open.

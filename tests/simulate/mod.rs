@@ -153,6 +153,7 @@ pub fn stream(workloads: &[Workload], seconds: f64, gc: f64, seed: u64) -> Vec<I
         |period: f64| (1..).map(move |i| f64::from(i) * period).take_while(move |t| *t <= seconds);
     timed.extend(every(gc).map(|t| (t, event(t, What::Gc))));
     timed.extend(every(10.0).map(|t| (t + 0.01, Item::Tick { t_ns: (t * 1e9) as u64 })));
+    timed.extend(every(2.0).map(|t| (t + 0.01, Item::Judge { t_ns: (t * 1e9) as u64 })));
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut items = vec![target()];
     for w in workloads {

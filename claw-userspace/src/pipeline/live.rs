@@ -41,6 +41,11 @@ const POLL: Duration = Duration::from_millis(100);
 const RESCAN: Duration = Duration::from_secs(2);
 /// What a terminal shows is drawn this often.
 const REFRESH: Duration = Duration::from_secs(1);
+/// Between the ends of intervals findings are judged this often …
+const JUDGE: Duration = Duration::from_secs(2);
+/// … or, where there is much to judge, as rarely as keeps it below this share
+/// of one CPU.
+const JUDGE_SHARE: f64 = 0.01;
 
 fn may_watch() -> Result<(), WatchError> {
     capability::may_attach().map_err(WatchError::NotPermitted)?;
@@ -277,7 +282,8 @@ impl<'a> Live<'a> {
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
         let mut refresh = interval(REFRESH);
-        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh] {
+        let mut judge = interval(JUDGE);
+        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh, &mut judge] {
             i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         tick.tick().await;
@@ -301,6 +307,7 @@ impl<'a> Live<'a> {
                 }
                 _ = tick.tick() => self.tick(),
                 _ = refresh.tick() => self.sink.refresh(),
+                _ = judge.tick() => judge.reset_after(self.judge()),
             }
             let none_left = self.targets.is_empty() && self.pythons.is_empty();
             let over = matches!(self.select, Select::Pids(_)) && none_left;
@@ -437,6 +444,14 @@ impl<'a> Live<'a> {
     fn tick(&mut self) {
         self.collect();
         self.sink.put(Item::Tick { t_ns: monotonic_ns() });
+    }
+
+    /// Judge before the interval is over; gives the time to the next time.
+    fn judge(&mut self) -> Duration {
+        self.drain();
+        let began = Instant::now();
+        self.sink.put(Item::Judge { t_ns: monotonic_ns() });
+        JUDGE.max(began.elapsed().div_f64(JUDGE_SHARE))
     }
 
     fn collect(&mut self) {
