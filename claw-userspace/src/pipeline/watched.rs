@@ -55,7 +55,10 @@ pub enum StartError {
     Rate(#[from] RateError),
     #[error(transparent)]
     Python(#[from] LiveError),
-    #[error("process {pid} ({name}) is neither a Go nor a CPython program")]
+    #[error(
+        "process {pid} ({name}) is neither a Go nor a CPython program: `claw-ebpf discover` \
+         lists what can be watched"
+    )]
     Neither { pid: u32, name: String },
     #[error("process {pid}: memory cannot be read: {source}")]
     Memory { pid: u32, source: std::io::Error },
