@@ -5,7 +5,11 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    time::{Duration, Instant},
 };
 
 /// All versions that must work, newest last.
@@ -141,4 +145,57 @@ pub fn claw_json(args: &[&str]) -> (i32, serde_json::Value, String) {
     let json = serde_json::from_slice(&out.stdout)
         .unwrap_or_else(|e| panic!("{e}: {}{stderr}", String::from_utf8_lossy(&out.stdout)));
     (out.status.code().unwrap(), json, stderr)
+}
+
+/// Watch for `at_least`, and on until each of `leaking` has a finding that says
+/// so, three times as long at most: a slow machine is waited for. Gives the exit
+/// code and the report.
+pub fn watch_until_found(
+    args: &[&str],
+    at_least: Duration,
+    leaking: &[u32],
+) -> (i32, serde_json::Value) {
+    let at_most = (at_least * 3).as_secs().to_string() + "s";
+    let mut agent = claw(args)
+        .args(["--format", "jsonl", "-q", "--duration", &at_most])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (send, lines) = channel();
+    let out = BufReader::new(agent.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|l| send.send(l)));
+    let began = Instant::now();
+    let mut found = std::collections::BTreeSet::new();
+    let mut report = None;
+    let mut asked_to_stop = false;
+    while let Some(line) = next(&lines) {
+        let line: Option<serde_json::Value> =
+            line.map(|l| serde_json::from_str(&l).expect("a JSON line"));
+        if let Some(line) = line {
+            match line["event"].as_str() {
+                Some("finding") if line["verdict"] == "leak" => {
+                    found.insert(line["pid"].as_u64().unwrap() as u32);
+                }
+                Some("report") => report = Some(line),
+                _ => {}
+            }
+        }
+        let all = leaking.iter().all(|pid| found.contains(pid));
+        if all && began.elapsed() >= at_least && !asked_to_stop {
+            // SAFETY: plain kill(2) of our own child, which was not waited for.
+            unsafe { libc::kill(agent.id().cast_signed(), libc::SIGINT) };
+            asked_to_stop = true;
+        }
+    }
+    let code = agent.wait().unwrap().code().unwrap();
+    (code, report.expect("the last line is the report"))
+}
+
+/// The next line; `Some(None)` when there is none yet, `None` after the last.
+fn next(lines: &Receiver<String>) -> Option<Option<String>> {
+    match lines.recv_timeout(Duration::from_secs(1)) {
+        Ok(line) => Some(Some(line)),
+        Err(RecvTimeoutError::Timeout) => Some(None),
+        Err(RecvTimeoutError::Disconnected) => None,
+    }
 }

@@ -1,7 +1,7 @@
 //! Goroutines that wait for ever: found with where they wait and for what, and
 //! a remedy that fits; those that wait in good health stay silent.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use crate::common::*;
 
@@ -33,9 +33,10 @@ fn every_way_to_wait_for_ever() {
         LEAKS.iter().enumerate().map(|(i, (what, ..))| start(i, what)).collect();
     let healthy: Vec<Running> = (0..3).map(|i| start(i, "healthy")).collect();
     let pids: Vec<String> = leaks.iter().chain(&healthy).map(|p| p.pid().to_string()).collect();
-    let mut args = vec!["watch", "--duration", "85s", "--format", "json", "-q"];
+    let mut args = vec!["watch"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
-    let (code, report, _) = claw_json(&args);
+    let leaking: Vec<u32> = leaks.iter().map(Running::pid).collect();
+    let (code, report) = watch_until_found(&args, Duration::from_secs(85), &leaking);
     assert_eq!(code, 1, "{:#}", report["findings"]);
     let found = report["findings"].as_array().unwrap();
     for ((what, kind, reason, word), p) in LEAKS.iter().zip(&leaks) {

@@ -67,10 +67,10 @@ fn leak_in_a_container() {
     let leaking = Container::start(dirs[0].path(), ID);
     let healthy = Container::start(dirs[1].path(), "by-hand");
     let pids = [&leaking, &healthy].map(|c| c.pid.to_string());
-    let mut args = vec!["watch", "--duration", "55s", "--interval", "5s", "--format", "json", "-q"];
+    let mut args = vec!["watch", "--interval", "5s"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
-    let (code, report, stderr) = claw_json(&args);
-    assert_eq!(code, 1, "{report:#}{stderr}");
+    let (code, report) = watch_until_found(&args, Duration::from_secs(55), &[leaking.pid]);
+    assert_eq!(code, 1, "{report:#}");
     for c in [&leaking, &healthy] {
         let target = report["targets"].as_array().unwrap().iter().find(|t| t["pid"] == c.pid);
         assert_eq!(target.unwrap()["container"], c.id, "{report:#}");

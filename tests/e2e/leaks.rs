@@ -1,6 +1,6 @@
 //! Leaks are found with tenant, file and line; their healthy twins stay silent.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ fn session_of_one_tenant() {
     ]));
     let addr = shop.json()["addr"].as_str().unwrap().to_owned();
     let load = Command::new(build_default("load", &[]))
-        .args(["-addr", &addr, "-rate", "1500", "-duration", "75s"])
+        .args(["-addr", &addr, "-rate", "1500", "-duration", "190s"])
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -36,20 +36,8 @@ fn session_of_one_tenant() {
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (recording, profile) = (file("run.claw"), file("run.pb.gz"));
     let pid = shop.pid().to_string();
-    let (code, report, _) = claw_json(&[
-        "watch",
-        "--pid",
-        &pid,
-        "--duration",
-        "60s",
-        "--format",
-        "json",
-        "-q",
-        "--record",
-        &recording,
-        "--out",
-        &profile,
-    ]);
+    let args = ["watch", "--pid", &pid, "--record", &recording, "--out", &profile];
+    let (code, report) = watch_until_found(&args, Duration::from_secs(60), &[shop.pid()]);
     assert_eq!(code, 1);
     let found = leaks(&report);
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -82,8 +70,8 @@ fn session_of_one_tenant() {
 fn goroutines_that_wait_for_ever() {
     let p = patterns(&["-do", "chan,short", "-rate", "60"]);
     let pid = p.pid().to_string();
-    let (code, report, _) =
-        claw_json(&["watch", "--pid", &pid, "--duration", "75s", "--format", "json", "-q"]);
+    let (code, report) =
+        watch_until_found(&["watch", "--pid", &pid], Duration::from_secs(75), &[p.pid()]);
     assert_eq!(code, 1, "{report:#}");
     let found = leaks(&report);
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -108,10 +96,10 @@ fn goroutines_without_probes() {
         })
         .collect();
     let pids: Vec<String> = running.iter().map(|(_, p)| p.pid().to_string()).collect();
-    let mut args = vec!["watch", "--duration", "80s", "--format", "json", "-q"];
-    args.extend(["--max-overhead", "0.05%"]);
+    let mut args = vec!["watch", "--max-overhead", "0.05%"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
-    let (code, report, _) = claw_json(&args);
+    let leaking: Vec<u32> = running.iter().map(|(_, p)| p.pid()).collect();
+    let (code, report) = watch_until_found(&args, Duration::from_secs(80), &leaking);
     assert_eq!(code, 1, "{report:#}");
     let log = report["execution_log"].to_string();
     let line = marked_line("patterns", "main.go", "LEAK: goroutine");

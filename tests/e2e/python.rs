@@ -1,7 +1,7 @@
 //! CPython services: what leaks is found with type and holder, healthy twins
 //! stay silent.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use crate::common::*;
 
@@ -22,11 +22,12 @@ fn leaks_and_healthy_twins() {
     let healthy =
         [service("lru_cache", "2000"), service("bursts", "2000"), service("cycles", "2000")];
     let pids: Vec<String> = leaking.iter().chain(&healthy).map(|r| r.pid().to_string()).collect();
-    let mut args = vec!["watch", "--interval", "5s", "--duration", "80s", "--format", "json", "-q"];
+    let mut args = vec!["watch", "--interval", "5s"];
     for pid in &pids {
         args.extend(["--pid", pid]);
     }
-    let (code, report, _) = claw_json(&args);
+    let of_leaking: Vec<u32> = leaking.iter().map(Running::pid).collect();
+    let (code, report) = watch_until_found(&args, Duration::from_secs(80), &of_leaking);
     assert_eq!(code, 1);
     let found: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
     let of = |r: &Running| {

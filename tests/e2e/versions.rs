@@ -1,7 +1,7 @@
 //! Every Go version, static, PIE and stripped: the leaking line and the
 //! tenants, read from labels of both layouts.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -106,9 +106,10 @@ fn leaking_line_in_every_version() {
         })
         .collect();
     let pids: Vec<String> = running.iter().map(|(_, p)| p.pid().to_string()).collect();
-    let mut args = vec!["watch", "--duration", "55s", "--interval", "5s", "--format", "json", "-q"];
+    let mut args = vec!["watch", "--interval", "5s"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
-    let (code, report, _) = claw_json(&args);
+    let leaking: Vec<u32> = running.iter().map(|(_, p)| p.pid()).collect();
+    let (code, report) = watch_until_found(&args, Duration::from_secs(45), &leaking);
     assert_eq!(code, 1, "{report:#}");
     for (version, p) in running {
         let f = report["findings"]
