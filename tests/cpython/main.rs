@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod census;
+mod code;
 mod layouts;
 mod pythons;

@@ -37,6 +37,8 @@ const CACHE: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub type_name: String,
+    /// Address of the type object.
+    pub type_at: u64,
     pub objects: u64,
     /// Of the blocks they lie in: what they take in memory.
     pub bytes: u64,
@@ -93,6 +95,21 @@ pub fn take<M: Memory>(objects: &Objects<'_, M>, regions: &[Region]) -> Census {
         cache: vec![(0, None); CACHE],
     };
     let size = objects.layout.pool_size;
+    for_each_pool(objects.memory, size, regions, |pool, address| match pool {
+        Some(pool) => walk.pool(pool, address),
+        None => walk.census.unreadable += size as u64,
+    });
+    walk.finish()
+}
+
+/// Read every stretch of memory that can be a pool, in order; `None` when it
+/// was unmapped meanwhile.
+pub fn for_each_pool<M: Memory>(
+    memory: &M,
+    size: usize,
+    regions: &[Region],
+    mut f: impl FnMut(Option<&[u8]>, u64),
+) {
     let mut buf = vec![0u8; CHUNK];
     for region in regions {
         let mut at = region.start.next_multiple_of(size as u64);
@@ -100,19 +117,15 @@ pub fn take<M: Memory>(objects: &Objects<'_, M>, regions: &[Region]) -> Census {
         while at < end {
             let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let bytes = buf.get_mut(..len).unwrap_or_default();
-            let whole = objects.memory.read(at, bytes).is_ok();
+            let whole = memory.read(at, bytes).is_ok();
             for (pool, address) in bytes.chunks_exact_mut(size).zip((at..).step_by(size)) {
                 // A part was unmapped meanwhile: read what is left.
-                if whole || objects.memory.read(address, pool).is_ok() {
-                    walk.pool(pool, address);
-                } else {
-                    walk.census.unreadable += size as u64;
-                }
+                let there = whole || memory.read(address, pool).is_ok();
+                f(there.then_some(pool), address);
             }
             at += len as u64;
         }
     }
-    walk.finish()
 }
 
 struct Walk<'a, M> {
@@ -201,7 +214,12 @@ impl<M: Memory> Walk<'_, M> {
         }
         let row = self.objects.type_at(address).map(|t| {
             let row = self.types.len() as u32;
-            self.census.rows.push(Row { type_name: t.name.clone(), objects: 0, bytes: 0 });
+            self.census.rows.push(Row {
+                type_name: t.name.clone(),
+                type_at: t.address,
+                objects: 0,
+                bytes: 0,
+            });
             self.types.push(t);
             row
         });

@@ -9,6 +9,7 @@
 pub const OB_TYPE: u64 = 8;
 pub const OB_SIZE: u64 = 16;
 pub const TP_NAME: u64 = 24;
+pub const TP_ITEMSIZE: u64 = 40;
 pub const TP_FLAGS: u64 = 168;
 pub const TP_DICT: u64 = 264;
 pub const MA_USED: u64 = 16;
@@ -18,6 +19,9 @@ pub const SET_USED: u64 = 24;
 /// `PyModuleObject.md_dict` (`Objects/moduleobject.c`,
 /// `Include/internal/pycore_moduleobject.h`).
 pub const MD_DICT: u64 = 16;
+/// `PyContextVar.var_name`, `.var_hash` (`pycore_context.h`).
+pub const CV_NAME: u64 = 16;
+pub const CV_HASH: u64 = 56;
 /// `PyASCIIObject.length` and `.state`.
 pub const STR_LENGTH: u64 = 16;
 pub const STR_STATE: u64 = 32;

@@ -8,7 +8,9 @@ use super::{
     holder::{self, Place},
     layout::{Layout, OB_TYPE},
     object::Objects,
-    regions,
+    regions::{self, Region},
+    running::{Running, Thread},
+    used_pools,
 };
 use crate::target::{
     memory::{Memory, ProcessMemory},
@@ -47,6 +49,17 @@ pub struct LivePython {
     memory: ProcessMemory,
 }
 
+/// What a window needs to know of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside {
+    pub running: &'static Running,
+    pub layout: &'static Layout,
+    /// Where the address of the running thread's state stands.
+    pub thread_at: u64,
+    /// pymalloc's `usedpools`.
+    pub used_pools: u64,
+}
+
 /// A census, with what lies around the pools.
 #[derive(Clone, Debug)]
 pub struct Taken {
@@ -76,8 +89,44 @@ impl LivePython {
         Ok(Self { process, python, layout, memory })
     }
 
-    fn objects(&self) -> Objects<'_, ProcessMemory> {
+    pub fn objects(&self) -> Objects<'_, ProcessMemory> {
         Objects { memory: &self.memory, layout: self.layout, types: self.python.types }
+    }
+
+    /// Where its pools can be.
+    ///
+    /// # Errors
+    /// When the process is gone or closed to the caller.
+    pub fn regions(&self) -> Result<Vec<Region>, LiveError> {
+        let pid = self.process.pid;
+        regions::resident(pid, self.layout.pool_size as u64)
+            .map(|r| r.regions)
+            .map_err(|source| LiveError::Memory { pid, source })
+    }
+
+    /// Where its frames are, and what its allocator hands out next.
+    ///
+    /// # Errors
+    /// In words, what is not known of it.
+    pub fn inside(&self) -> Result<Inside, String> {
+        let running = Running::of(self.python.version.minor)
+            .ok_or_else(|| format!("frames of CPython {} are not known", self.python.version))?;
+        let runtime = self.python.runtime;
+        let word = |at: u64| self.memory.u64_at(at).map_err(|e| e.to_string());
+        let thread_at = match running.thread {
+            Thread::Current(offset) => runtime.wrapping_add(offset),
+            Thread::Holder { main, gil, last_holder } => {
+                let interpreter = word(runtime.wrapping_add(main))?;
+                word(interpreter.wrapping_add(gil))?.wrapping_add(last_holder)
+            }
+        };
+        let used_pools = self
+            .python
+            .data
+            .iter()
+            .find_map(|r| used_pools::find(&self.memory, r.start, r.end))
+            .ok_or("pymalloc's table of pools was not found")?;
+        Ok(Inside { running, layout: self.layout, thread_at, used_pools })
     }
 
     /// # Errors
