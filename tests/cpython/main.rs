@@ -5,5 +5,6 @@
 
 mod census;
 mod code;
+mod holders;
 mod layouts;
 mod pythons;

@@ -1,15 +1,24 @@
 //! A running CPython process: its census, and places of its containers.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use super::{
     binary::{Python, PythonError},
     census::{self, Census},
+    copy::{CopyError, MemoryCopy, Pause},
+    graph::{
+        Graph, Source,
+        paths::{TypeHolders, holders},
+    },
     holder::{self, Place},
     layout::{Layout, OB_TYPE},
     object::Objects,
     regions::{self, Region},
     running::{Running, Thread},
+    threads::{Offsets, interpreters},
     used_pools,
 };
 use crate::target::{
@@ -70,6 +79,19 @@ pub struct Taken {
     pub outside: u64,
     /// Bytes swapped out and not looked at.
     pub swapped: u64,
+    pub took_ns: u64,
+}
+
+/// Who holds the objects of some types, from a copy of the memory.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    pub types: Vec<TypeHolders>,
+    pub pause: Pause,
+    /// Everything was followed: what was not reached is unreachable.
+    pub whole: bool,
+    /// The collector is switched off (`gc.disable()`).
+    pub gc_off: bool,
+    /// Spent on all of it.
     pub took_ns: u64,
 }
 
@@ -140,6 +162,40 @@ impl LivePython {
         let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let outside = self.process.memory_use()?.anon_bytes.saturating_sub(census.pool_bytes);
         Ok(Taken { census, outside, swapped: resident.swapped, took_ns })
+    }
+
+    /// Stop the process for no longer than `max_pause`, copy its memory, and
+    /// find out who holds the objects of the types that `wanted` names.
+    ///
+    /// # Errors
+    /// When it was not stopped, or not for long enough.
+    pub fn holders(
+        &self,
+        max_pause: Duration,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Holders, CopyError> {
+        let began = Instant::now();
+        let (runtime, minor) = (self.python.runtime, self.python.version.minor);
+        let offsets = Offsets::of(minor, &self.memory, runtime);
+        let collecting =
+            || offsets.is_some_and(|o| interpreters(&self.memory, runtime, minor, &o).collecting);
+        let align = self.layout.pool_size as u64;
+        let pid = self.process.pid;
+        let (copy, pause) = MemoryCopy::take(pid, &self.memory, align, max_pause, collecting)?;
+        let state = offsets.map(|o| interpreters(&copy, runtime, minor, &o)).unwrap_or_default();
+        let regions = copy.regions();
+        let mut graph = Graph::new(&Source {
+            objects: Objects { memory: &copy, layout: self.layout, types: self.python.types },
+            regions: &regions,
+            frames: &state.frames,
+        });
+        Ok(Holders {
+            types: holders(&mut graph, wanted),
+            pause,
+            whole: graph.is_whole(),
+            gc_off: offsets.is_some() && !state.gc_enabled,
+            took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Whether the program is still the one that was opened: after an exec its

@@ -4,6 +4,8 @@
 pub mod binary;
 pub mod census;
 pub mod code;
+pub mod copy;
+pub mod graph;
 pub mod holder;
 pub mod layout;
 pub mod live;
@@ -12,4 +14,6 @@ pub mod object;
 pub mod pool;
 pub mod regions;
 pub mod running;
+pub mod threads;
+pub mod types;
 pub mod used_pools;
