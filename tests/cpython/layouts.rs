@@ -172,7 +172,7 @@ fn offsets_are_those_of_the_headers() {
     }
 }
 
-fn compile(include: &str, source: &Path, program: &Path) {
+pub fn compile(include: &str, source: &Path, program: &Path) {
     let built = Command::new("cc")
         .args([format!("-I{include}").as_ref(), source.as_os_str(), "-w".as_ref(), "-o".as_ref()])
         .arg(program)
@@ -182,7 +182,7 @@ fn compile(include: &str, source: &Path, program: &Path) {
     assert!(built.status.success(), "{include}: {errors}");
 }
 
-fn numbers(program: &Path) -> Vec<u64> {
+pub fn numbers(program: &Path) -> Vec<u64> {
     let out = Command::new(program).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
     text.split_whitespace().map(|n| n.parse().unwrap()).collect()

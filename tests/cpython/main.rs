@@ -7,4 +7,5 @@ mod census;
 mod code;
 mod holders;
 mod layouts;
+mod lists;
 mod pythons;
