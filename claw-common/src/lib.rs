@@ -10,6 +10,7 @@ pub mod config;
 pub mod event;
 pub mod exact;
 pub mod loss;
+pub mod python;
 #[cfg(feature = "user")]
 mod user;
 
@@ -17,3 +18,4 @@ pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
 pub use exact::{ExactKey, ExactSite, ExactTarget, ExactValue, WindowStat};
 pub use loss::{Counter, LossReason, ProbeStat};
+pub use python::{PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyTarget};

@@ -1,6 +1,9 @@
 //! The agent's side of the shared types.
 
-use crate::{ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, TenantKey, WindowStat};
+use crate::{
+    ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, PyEntry, PyFrame, PyKey, PyLocal,
+    PyStack, PyStackKey, PyStat, PyTarget, TenantKey, WindowStat,
+};
 
 // SAFETY: `repr(C)`, made of integers only, without padding.
 unsafe impl aya::Pod for GoTarget {}
@@ -16,3 +19,19 @@ unsafe impl aya::Pod for ExactValue {}
 unsafe impl aya::Pod for ExactTarget {}
 // SAFETY: as above.
 unsafe impl aya::Pod for WindowStat {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyTarget {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyLocal {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyStackKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyStack {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyFrame {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyEntry {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyStat {}

@@ -1,5 +1,6 @@
 //! The BPF programs. Each file holds the entry points of one subject:
 //! `go` for the Go runtime's probes, `exact` for counting every allocation,
+//! `python` for windows on CPython (`pytenant`: whose its allocations are),
 //! `process` for exec and exit; `labels` reads pprof labels, `emit` writes records and counts what is lost.
 #![no_std]
 #![no_main]
@@ -11,6 +12,8 @@ mod exact;
 mod go;
 mod labels;
 mod process;
+mod pytenant;
+mod python;
 mod regs;
 mod user;
 

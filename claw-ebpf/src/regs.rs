@@ -1,4 +1,5 @@
-//! Registers of Go's internal ABI at a probe (`cmd/compile/abi-internal.md`).
+//! Registers of Go's internal ABI at a probe (`cmd/compile/abi-internal.md`),
+//! and, in `c`, of the platform's C ABI.
 //! Reads are volatile, so that the compiler does not merge two of them into one
 //! from a computed address, which the verifier refuses.
 
@@ -40,6 +41,23 @@ mod arch {
         // SAFETY: as above.
         unsafe { (*ctx.regs).rsp }
     }
+
+    pub mod c {
+        use super::ProbeContext;
+
+        /// First argument of a C function.
+        #[inline(always)]
+        pub fn arg0(ctx: &ProbeContext) -> u64 {
+            // SAFETY: as above.
+            unsafe { (&raw const (*ctx.regs).rdi).read_volatile() }
+        }
+
+        #[inline(always)]
+        pub fn arg1(ctx: &ProbeContext) -> u64 {
+            // SAFETY: as above.
+            unsafe { (&raw const (*ctx.regs).rsi).read_volatile() }
+        }
+    }
 }
 
 #[cfg(bpf_target_arch = "aarch64")]
@@ -79,6 +97,11 @@ mod arch {
     pub fn sp(ctx: &ProbeContext) -> u64 {
         // SAFETY: the kernel passes valid user_pt_regs.
         unsafe { (*ctx.regs).sp }
+    }
+
+    /// Both ABIs pass arguments in the same registers.
+    pub mod c {
+        pub use super::{arg0, arg1};
     }
 }
 

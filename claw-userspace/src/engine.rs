@@ -6,6 +6,7 @@ mod assess;
 mod census;
 mod exact;
 mod series;
+mod writer;
 
 use std::collections::BTreeMap;
 
@@ -129,6 +130,12 @@ impl Engine {
                     p.censuses.add(census);
                 }
             }
+            Item::PyWindow(window) => {
+                self.advance(window.to_ns.max(window.checked_ns));
+                if let Some(p) = self.ledger.process_mut(window.pid) {
+                    p.writers.add(&window);
+                }
+            }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
                 self.take_stock();
@@ -184,6 +191,15 @@ impl Engine {
             }
         }
         outcome
+    }
+
+    /// Types of a CPython process that are found to grow.
+    pub fn growing_types(&self, pid: u32) -> Vec<String> {
+        let of_process = self.findings.values().filter(|f| f.pid == pid);
+        let mut types: Vec<String> = of_process.filter_map(|f| f.type_name.clone()).collect();
+        types.sort();
+        types.dedup();
+        types
     }
 
     fn advance(&mut self, t_ns: u64) {
@@ -244,7 +260,8 @@ impl Engine {
             match self.findings.get(&key) {
                 Some(old) => {
                     let rank = |f: &Finding| (f.verdict, f.severity);
-                    let news = rank(old) != rank(&finding);
+                    let located = old.site.line.is_none() && finding.site.line.is_some();
+                    let news = rank(old) != rank(&finding) || located;
                     if old.verdict == finding.verdict {
                         finding.detected_after_s = old.detected_after_s;
                     }

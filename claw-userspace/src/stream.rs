@@ -3,12 +3,14 @@
 //! why `replay` finds what `watch` found.
 
 mod census;
+mod python;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use census::{CensusItem, Grown, TypeCount};
+pub use python::{PyGain, PyWindow, PyWriter};
 
 use crate::decode::{Event, Label};
 use crate::symbol::Frame;
@@ -114,6 +116,8 @@ pub enum Item {
     Judge {
         t_ns: u64,
     },
+    /// Who allocated what grows in a CPython heap.
+    PyWindow(PyWindow),
 }
 
 /// A window of exact mode, or a part of one that stays open.

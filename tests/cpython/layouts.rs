@@ -1,9 +1,13 @@
 //! The table of struct offsets against the C headers of every Python that has
 //! them installed.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
-use claw_ebpf::target::cpython::layout::{self, Layout};
+use claw_common::python::{F_BACK, F_CODE, FRAME_311, FRAME_312};
+use claw_ebpf::target::cpython::{
+    layout::{self, Layout},
+    running::{Lines, Locals, Running, Thread},
+};
 
 use crate::pythons::all;
 
@@ -29,11 +33,103 @@ int main(void) {
 }
 "#;
 
+/// The interpreter's own headers, which the window's offsets are of.
+const INTERNAL: &str = r#"
+#define Py_BUILD_CORE 1
+#include <Python.h>
+#include <stddef.h>
+#include <stdio.h>
+#if PY_VERSION_HEX >= 0x03090000
+#include "internal/pycore_runtime.h"
+#include "internal/pycore_interp.h"
+#endif
+#include "internal/pycore_gil.h"
+#include "internal/pycore_pystate.h"
+#include "internal/pycore_context.h"
+#if PY_VERSION_HEX >= 0x030b0000
+#include "internal/pycore_frame.h"
+#else
+#include <frameobject.h>
+#endif
+#define P(x) printf("%zu ", (size_t)(x))
+int main(void) {
+    P(offsetof(PyTypeObject, tp_itemsize));
+    P(offsetof(PyContextVar, var_name)); P(offsetof(PyContextVar, var_hash));
+    P(offsetof(PyBytesObject, ob_sval)); P(offsetof(PyTupleObject, ob_item));
+    P(offsetof(PyCellObject, ob_ref)); P(offsetof(PyContext, ctx_vars));
+    P(offsetof(PyThreadState, interp)); P(offsetof(PyThreadState, context));
+    P(offsetof(PyCodeObject, co_firstlineno)); P(offsetof(PyCodeObject, co_filename));
+#if PY_VERSION_HEX < 0x030c0000
+    P(offsetof(_PyRuntimeState, gilstate.tstate_current));
+#else
+    P(offsetof(_PyRuntimeState, interpreters.main)); P(offsetof(PyInterpreterState, ceval.gil));
+    P(offsetof(struct _gil_runtime_state, last_holder));
+#endif
+#if PY_VERSION_HEX < 0x030b0000
+    P(offsetof(PyThreadState, frame)); P(offsetof(PyFrameObject, f_back));
+    P(offsetof(PyFrameObject, f_code)); P(offsetof(PyFrameObject, f_lasti));
+    P(offsetof(PyFrameObject, f_localsplus)); P(offsetof(PyCodeObject, co_name));
+    P(offsetof(PyCodeObject, co_nlocals)); P(offsetof(PyCodeObject, co_varnames));
+    P(offsetof(PyCodeObject, co_cellvars)); P(offsetof(PyCodeObject, co_freevars));
+#if PY_VERSION_HEX < 0x030a0000
+    P(offsetof(PyCodeObject, co_lnotab));
+#else
+    P(offsetof(PyCodeObject, co_linetable));
+#endif
+#else
+#if PY_VERSION_HEX < 0x030d0000
+    P(offsetof(PyThreadState, cframe)); P(offsetof(_PyCFrame, current_frame));
+    P(offsetof(_PyInterpreterFrame, f_code)); P(offsetof(_PyInterpreterFrame, prev_instr));
+#else
+    P(offsetof(PyThreadState, current_frame));
+    P(offsetof(_PyInterpreterFrame, f_executable)); P(offsetof(_PyInterpreterFrame, instr_ptr));
+#endif
+    P(offsetof(_PyInterpreterFrame, previous)); P(offsetof(_PyInterpreterFrame, owner));
+    P(offsetof(_PyInterpreterFrame, localsplus)); P(offsetof(PyCodeObject, co_qualname));
+    P(offsetof(PyCodeObject, co_localsplusnames)); P(offsetof(PyCodeObject, co_localspluskinds));
+    P(offsetof(PyCodeObject, co_linetable)); P(offsetof(PyCodeObject, co_code_adaptive));
+#endif
+    return 0;
+}
+"#;
+
+/// What `INTERNAL` prints, as the tables have it.
+fn internal(minor: u8) -> Vec<u64> {
+    let r = Running::of(minor).unwrap();
+    let mut all = vec![layout::TP_ITEMSIZE, layout::CV_NAME, layout::CV_HASH, 32, 24, 16, 24];
+    all.extend([r.ts_interp, r.ts_context.into(), r.co_first_line, r.co_file]);
+    match r.thread {
+        Thread::Current(at) => all.push(at),
+        Thread::Holder { main, gil, last_holder } => all.extend([main, gil, last_holder]),
+    }
+    all.push(r.ts_frame.into());
+    all.extend(r.cframe_frame.map(u64::from));
+    let f = if minor == 11 { FRAME_311 } else { FRAME_312 };
+    let fields = [f.code, f.instruction, f.previous, f.owner, f.locals].map(|v| v as u64);
+    match (r.lines, r.locals) {
+        (
+            Lines::Lnotab(table) | Lines::Table310(table),
+            Locals::Separate { count, names, cells, free },
+        ) => {
+            all.extend([u64::from(F_BACK), u64::from(F_CODE), r.f_lasti.into(), r.f_locals.into()]);
+            all.extend([r.co_name, count, names, cells, free, table]);
+        }
+        (Lines::Locations { table, code }, Locals::Together { names, kinds }) => {
+            all.extend(fields);
+            all.extend([r.co_name, names, kinds, table, code]);
+        }
+        other => panic!("{other:?}"),
+    }
+    all
+}
+
 #[test]
 fn offsets_are_those_of_the_headers() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("offsets.c");
     std::fs::write(&source, PROGRAM).unwrap();
+    let internals = dir.path().join("internals.c");
+    std::fs::write(&internals, INTERNAL).unwrap();
     let mut checked = 0;
     for python in all() {
         let code = "import sysconfig; print(sysconfig.get_path('include'))";
@@ -44,19 +140,8 @@ fn offsets_are_those_of_the_headers() {
             continue;
         }
         let program = dir.path().join("offsets");
-        let built = Command::new("cc")
-            .args([format!("-I{include}").as_ref(), source.as_os_str(), "-o".as_ref()])
-            .arg(&program)
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "{}: {errors}", python.display());
-        let out = Command::new(&program).output().unwrap();
-        let said: Vec<u64> = String::from_utf8(out.stdout)
-            .unwrap()
-            .split_whitespace()
-            .map(|n| n.parse().unwrap())
-            .collect();
+        compile(&include, &source, &program);
+        let said = numbers(&program);
         let l = Layout::of(u8::try_from(said[0]).unwrap()).unwrap();
         let managed = l.pre_header & layout::flags::MANAGED_DICT;
         let table = [
@@ -78,9 +163,27 @@ fn offsets_are_those_of_the_headers() {
             managed,
         ];
         assert_eq!(said, table, "{}", python.display());
+        compile(&include, &internals, &program);
+        assert_eq!(numbers(&program), internal(l.minor), "{}", python.display());
         checked += 1;
     }
     if checked == 0 {
         eprintln!("skipped: no Python has its headers installed");
     }
+}
+
+pub fn compile(include: &str, source: &Path, program: &Path) {
+    let built = Command::new("cc")
+        .args([format!("-I{include}").as_ref(), source.as_os_str(), "-w".as_ref(), "-o".as_ref()])
+        .arg(program)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{include}: {errors}");
+}
+
+pub fn numbers(program: &Path) -> Vec<u64> {
+    let out = Command::new(program).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.split_whitespace().map(|n| n.parse().unwrap()).collect()
 }

@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod census;
+mod code;
+mod holders;
 mod layouts;
+mod lists;
 mod pythons;

@@ -85,8 +85,10 @@ pub struct WatchArgs {
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
 
-    /// Where an event's tenant comes from: label:KEY, env:NAME or cgroup; first
-    /// match wins. Default: label:tenant, label:tenant_id, label:tenant-id
+    /// Where an event's tenant comes from: label:KEY (Go), contextvar:NAME,
+    /// local:NAME, thread-name (CPython), env:NAME or cgroup; first
+    /// match wins. Default: labels, context variables and local variables named
+    /// tenant or tenant_id
     #[arg(long, value_name = "RULE")]
     pub tenant: Vec<String>,
 

@@ -198,6 +198,7 @@ impl Scope<'_> {
             pid: info.pid,
             process: clean(&info.name),
             tenant,
+            type_name: None,
             site: describe(site),
             growth: model::Growth {
                 percent_per_minute: percent,

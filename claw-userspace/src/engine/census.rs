@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::{
     detect::{Rise, rise},
     explain::python_remedy,
-    ledger::{Held, Process, TypeHistory},
+    ledger::{Held, Process, TypeHistory, Writer},
     report::{clean::clean, model},
     stream::Session,
 };
 
-use super::assemble::timestamp;
+use super::{assemble::timestamp, writer};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding, percent …
@@ -27,6 +27,9 @@ const WARM_UP: f64 = 60.0;
 const COMPANIONS: f64 = 8.0;
 /// How far the growth of a container may be from that of what it holds.
 const AS_FAST: [f64; 2] = [0.5, 2.0];
+
+/// Writers of one type that are named, at most.
+const MOST_WRITERS: usize = 8;
 
 struct Growing<'a> {
     name: &'a str,
@@ -70,8 +73,7 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
             }
             named_other = true;
         }
-        let finding = scope.heap(g, all_bytes);
-        found.insert(format!("{}/census/{}", p.info.pid, g.name), finding);
+        found.extend(scope.heap(g, all_bytes));
     }
     if let Some(outside) = &outside {
         found.insert(format!("{}/census//outside", p.info.pid), scope.outside(outside));
@@ -95,7 +97,25 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn heap(&self, g: &Growing<'_>, all_bytes: f64) -> model::Finding {
+    /// One finding of the type, or where windows have told who allocates, one of
+    /// each (tenant, site). The first has the key that the type alone had.
+    fn heap(&self, g: &Growing<'_>, all_bytes: f64) -> Vec<(String, model::Finding)> {
+        let key = format!("{}/census/{}", self.process.info.pid, g.name);
+        let mut whole = self.whole(g, all_bytes);
+        let Some(written) = self.process.writers.of(g.name) else { return vec![(key, whole)] };
+        let leaking = written.leaking();
+        if leaking.is_empty() {
+            whole.evidence.push(writer::unknown(written, g.name));
+            return vec![(key, whole)];
+        }
+        let of = |(i, w): (usize, &&Writer)| {
+            let finding = writer::of_writer(&whole, self.process, g.name, written, w);
+            (if i == 0 { key.clone() } else { format!("{key}/{}", finding.id) }, finding)
+        };
+        leaking.iter().take(MOST_WRITERS).enumerate().map(of).collect()
+    }
+
+    fn whole(&self, g: &Growing<'_>, all_bytes: f64) -> model::Finding {
         let held = self.holder(g.objects_per_minute);
         let mut evidence = vec![trend(&g.bytes, &format!("bytes of {}", g.name))];
         if all_bytes > g.bytes.per_minute {
@@ -163,6 +183,7 @@ impl Scope<'_> {
         let id = model::finding_id(&info.name, kind, &tenant, subject);
         let file = held.and_then(|h| h.grown.file.clone());
         model::Finding {
+            type_name: (kind == Kind::Heap).then(|| clean(subject)),
             site: model::Site {
                 id: id.clone(),
                 function: clean(subject),

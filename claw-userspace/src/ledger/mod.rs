@@ -11,6 +11,7 @@ mod lifetimes;
 mod places;
 mod population;
 mod site;
+mod writers;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,7 @@ pub use lifetimes::Lifetimes;
 pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
 pub use site::{Site, SiteId, Sites};
+pub use writers::{Writer, Writers, Written};
 
 use crate::{
     decode::{Event, Label, What},
@@ -73,6 +75,8 @@ pub struct Process {
     pub threads: Option<u32>,
     /// Of a CPython heap.
     pub censuses: Censuses,
+    /// Who allocated what grows in it.
+    pub writers: Writers,
     /// Parts that can no longer be seen.
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
@@ -108,6 +112,7 @@ impl Ledger {
             rss_bytes: None,
             threads: None,
             censuses: Censuses::default(),
+            writers: Writers::default(),
             blind: Vec::new(),
             buckets: FxHashMap::default(),
             exact: None,

@@ -26,7 +26,7 @@ impl Site {
     }
 
     /// `frames` is a whole stack, leaf first.
-    fn from_stack(frames: Vec<Frame>) -> Self {
+    pub(super) fn from_stack(frames: Vec<Frame>) -> Self {
         let is_runtime = |f: &Frame| f.origin == Origin::Runtime;
         let first = frames.iter().position(|f| !is_runtime(f)).unwrap_or(0);
         let mut runtime = frames;

@@ -52,6 +52,17 @@ impl Duty {
         }
     }
 
+    /// One that saves up for windows that cost `shortest_ns`, however much that
+    /// is, until it has learned what they do cost.
+    pub fn saving(budget: f64, now_ns: u64, seed: u64, shortest_ns: f64) -> Self {
+        Self { shortest_ns, tail_ns: shortest_ns / 10.0, ..Self::new(budget, now_ns, seed) }
+    }
+
+    /// What closing a window is going to cost, where that is known.
+    pub fn expect_tail(&mut self, ns: f64) {
+        self.tail_ns = ns;
+    }
+
     /// Time goes on.
     pub fn advance(&mut self, now_ns: u64) {
         let elapsed = now_ns.saturating_sub(self.now_ns) as f64;

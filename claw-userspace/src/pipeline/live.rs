@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Child, Command, ExitStatus},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use super::{
     governor::EventCost,
     lines::LineWriter,
     python::WatchedPython,
+    pywindow::describe,
     session,
     sink::Sink,
     steps::{failed, make_step, say, step},
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::{
     decode::{What, decode},
-    probe::{HitCost, Probes, hit_cost},
+    probe::{HitCost, Probes, PyWindows, hit_cost},
     record::Writer,
     stream::{Counters, Item, StepStatus},
     symbol::BinaryCache,
@@ -122,6 +124,9 @@ struct Live<'a> {
     binaries: BinaryCache,
     targets: BTreeMap<u32, Watched>,
     pythons: BTreeMap<u32, WatchedPython>,
+    /// What opens windows on them: loaded for the first; `None` in it when the
+    /// kernel refused.
+    py_windows: Option<Option<Arc<PyWindows>>>,
     /// Processes that cannot be watched, by pid and start time.
     refused: BTreeMap<u32, u64>,
     sink: Sink,
@@ -159,6 +164,7 @@ impl<'a> Live<'a> {
             binaries: BinaryCache::default(),
             targets: BTreeMap::new(),
             pythons: BTreeMap::new(),
+            py_windows: None,
             refused: BTreeMap::new(),
             sink,
             started,
@@ -296,6 +302,7 @@ impl<'a> Live<'a> {
                 _ = poll.tick() => {
                     self.drain();
                     self.govern();
+                    self.python_windows(false);
                     self.let_go_of_the_dead();
                 }
                 ready = ring.readable() => {
@@ -385,7 +392,9 @@ impl<'a> Live<'a> {
         let gone: Vec<(u32, &str)> =
             self.pythons.iter().filter_map(|(pid, p)| Some((*pid, p.gone()?))).collect();
         for (pid, why) in gone {
-            self.pythons.remove(&pid);
+            if let Some(python) = self.pythons.remove(&pid).as_mut() {
+                self.python_window(pid, python, true);
+            }
             self.sink.put(Item::TargetGone { pid, t_ns: monotonic_ns(), why: why.to_owned() });
             self.sink.put(step("Target gone", format!("process {pid}: {why}"), Instant::now()));
             // The same process may go on as another program.
@@ -444,6 +453,54 @@ impl<'a> Live<'a> {
     fn tick(&mut self) {
         self.collect();
         self.sink.put(Item::Tick { t_ns: monotonic_ns() });
+        self.open_python_windows();
+    }
+
+    /// A window on each CPython process of which something is found to grow.
+    fn open_python_windows(&mut self) {
+        let (windows, sink, cost) = (&mut self.py_windows, &mut self.sink, self.cost);
+        for (pid, python) in &mut self.pythons {
+            let types = sink.growing_types(*pid);
+            python.open(types, cost, || {
+                windows
+                    .get_or_insert_with(|| {
+                        let loading = Instant::now();
+                        match PyWindows::load() {
+                            Ok(windows) => {
+                                let detail = "for windows on CPython".to_owned();
+                                sink.put(step("Loading BPF programs", detail, loading));
+                                Some(Arc::new(windows))
+                            }
+                            Err(e) => {
+                                sink.put(failed("Loading BPF programs", e.to_string()));
+                                None
+                            }
+                        }
+                    })
+                    .clone()
+            });
+        }
+    }
+
+    fn python_windows(&mut self, now: bool) {
+        let mut pythons = std::mem::take(&mut self.pythons);
+        for (pid, python) in &mut pythons {
+            self.python_window(*pid, python, now);
+        }
+        self.pythons = pythons;
+    }
+
+    fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
+        match python.window(now) {
+            Some(Ok(seen)) => {
+                self.sink.put(step("Window", describe(&seen), self.started));
+                self.sink.put(Item::PyWindow(seen));
+            }
+            Some(Err(why)) => {
+                self.sink.put(failed("Window", format!("process {pid}: {why}")));
+            }
+            None => {}
+        }
     }
 
     /// Judge before the interval is over; gives the time to the next time.
@@ -494,6 +551,7 @@ impl<'a> Live<'a> {
             self.close_windows(target);
         }
         self.targets = targets;
+        self.python_windows(true);
         self.collect();
         let failed = self.stream.take().and_then(|s| s.finish().err());
         if let Some(e) = failed {

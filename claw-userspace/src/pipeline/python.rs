@@ -1,14 +1,25 @@
-//! One live CPython target: nothing is attached to it, its memory is read.
+//! One live CPython target: its memory is read, and only while a window is open
+//! is anything attached to it.
 //!
 //! Each interval the kernel is asked what it uses, which costs it nothing.
-//! When that has changed, or enough time has passed, a census follows.
+//! When that has changed, or enough time has passed, a census follows. When
+//! those show growth, a window opens (`pywindow`).
+
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Options, clock::monotonic_ns, owner::Owner};
+use super::{
+    Options,
+    clock::monotonic_ns,
+    duty::Duty,
+    owner::Owner,
+    pywindow::{self, Open, Watch},
+};
 use crate::{
+    probe::{HitCost, PyWindows},
     report::clean::clean,
-    stream::{Blocked, CensusItem, Grown, Item, TargetInfo, TypeCount},
+    stream::{Blocked, CensusItem, Grown, Item, PyWindow, TargetInfo, TypeCount},
     target::{
         cpython::{
             census::Census,
@@ -16,6 +27,7 @@ use crate::{
         },
         process::Process,
     },
+    tenant::Rule,
 };
 
 /// Change of anonymous memory that calls for a census, bytes: an arena of the
@@ -29,6 +41,12 @@ const SHARE: f64 = 0.05;
 const MOST_TYPES: usize = 512;
 /// Growing containers whose place is looked for, the fastest.
 const MOST_PLACES: usize = 8;
+/// Objects with a known writer after which a type needs no more windows for a
+/// while, and the time until the next, ns.
+const ENOUGH: u64 = 200;
+const REST_NS: u64 = 300_000_000_000;
+/// Windows of one process, at most: what they cannot see they never will.
+const MOST_WINDOWS: u32 = 60;
 /// Growth of a container between two censuses below which it is left aside.
 const FEW: u64 = 4;
 
@@ -40,6 +58,20 @@ pub struct WatchedPython {
     not_before_ns: u64,
     /// Elements of the containers of the last census, by address.
     elements: FxHashMap<u64, u64>,
+    windows: Windows,
+}
+
+/// The windows of one process.
+#[derive(Debug)]
+struct Windows {
+    /// `None` while one is open, and when none can be opened.
+    duty: Option<Duty>,
+    open: Option<Open>,
+    rules: Vec<(u8, Rule)>,
+    /// Objects with a known writer, by type, since the last rest.
+    known: FxHashMap<String, u64>,
+    rest_until_ns: u64,
+    opened: u32,
 }
 
 impl WatchedPython {
@@ -51,13 +83,16 @@ impl WatchedPython {
         let live = LivePython::open(process)?;
         let process = &live.process;
         let owner = Owner::of(process, &options.tenants);
-        let blocked = vec![Blocked {
-            what: "allocation sites and tenants within the process".into(),
-            why: "a census names the types that grow and what holds them, not the line that \
-                  allocates; `--tenant env:NAME` or `--tenant cgroup` name the tenant of a whole \
-                  process"
-                .into(),
-        }];
+        let (mut duty, mut blocked) = (None, Vec::new());
+        match live.inside() {
+            Ok(_) if options.max_overhead > 0.0 => {
+                duty = Some(pywindow::budget(options.max_overhead, process.pid));
+            }
+            inside => blocked.push(Blocked {
+                what: "allocation sites and tenants within the process".into(),
+                why: inside.err().unwrap_or_else(|| "--max-overhead allows no probes".into()),
+            }),
+        }
         let info = TargetInfo {
             pid: process.pid,
             start_ticks: process.start_ticks,
@@ -82,6 +117,14 @@ impl WatchedPython {
             skipped: 0,
             not_before_ns: 0,
             elements: FxHashMap::default(),
+            windows: Windows {
+                duty,
+                open: None,
+                rules: owner.inside,
+                known: FxHashMap::default(),
+                rest_until_ns: 0,
+                opened: 0,
+            },
         };
         Ok((watched, info))
     }
@@ -143,6 +186,51 @@ impl WatchedPython {
             }));
         }
         items
+    }
+
+    /// Open a window on the types that grow, when one is called for and can be
+    /// paid. `load` gives what opens it.
+    pub fn open(
+        &mut self,
+        types: Vec<String>,
+        cost: HitCost,
+        load: impl FnOnce() -> Option<Arc<PyWindows>>,
+    ) {
+        let (now, w) = (monotonic_ns(), &mut self.windows);
+        if types.is_empty() || now < w.rest_until_ns || w.opened >= MOST_WINDOWS {
+            return;
+        }
+        let known = |t: &String| w.known.get(t).is_some_and(|n| *n >= ENOUGH);
+        if types.iter().all(known) {
+            w.rest_until_ns = now + REST_NS;
+            w.known.clear();
+            return;
+        }
+        let Some(mut duty) = w.duty.take() else { return };
+        duty.advance(now);
+        if duty.wait_ns() > 0 {
+            w.duty = Some(duty);
+            return;
+        }
+        let Some(windows) = load() else { return };
+        w.opened += 1;
+        let (process, rules) = (self.live.process.clone(), w.rules.clone());
+        w.open = Some(Open::start(Watch { process, windows, types, rules, cost }, duty));
+    }
+
+    /// What a window saw that is over, or has to be `now`; an error in words
+    /// when it could not be opened.
+    pub fn window(&mut self, now: bool) -> Option<Result<PyWindow, String>> {
+        let w = &mut self.windows;
+        let open = w.open.take_if(|open| now || open.is_over())?;
+        let (duty, seen) = open.end(now)?;
+        if let Ok(seen) = &seen {
+            w.duty = Some(duty);
+            for gain in &seen.gains {
+                *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
+            }
+        }
+        Some(seen)
     }
 
     /// Containers that have grown since the last census and have a name.

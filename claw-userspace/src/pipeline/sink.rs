@@ -91,6 +91,11 @@ impl Sink {
         }
     }
 
+    /// Types of a CPython process that are found to grow.
+    pub fn growing_types(&self, pid: u32) -> Vec<String> {
+        self.engine.growing_types(pid)
+    }
+
     fn announce_target(&mut self, pid: u32, item: Item) {
         self.engine.apply(item);
         if self.view.stdout == Stdout::JsonLines {

@@ -34,7 +34,7 @@ const USAGE_NS: u64 = 500_000_000;
 /// out. Measured on an allocation loop and an HTTP service on a busy machine,
 /// as work lost over the direct cost: 3.3 and 4.3. Where the target has its CPU
 /// to itself, the time that a window is open bounds it.
-const INDIRECT: f64 = 3.5;
+pub(super) const INDIRECT: f64 = 3.5;
 /// Threads that are looked at for it.
 const MOST_TASKS: usize = 512;
 
@@ -254,11 +254,11 @@ impl Keeper {
 }
 
 /// CPUs that a process uses, on average.
-struct Usage {
+pub(super) struct Usage {
     pid: u32,
     at_ns: u64,
     times: Option<Times>,
-    used: f64,
+    pub(super) used: f64,
 }
 
 /// ns that all threads have run, and have waited for a CPU.
@@ -269,11 +269,11 @@ struct Times {
 }
 
 impl Usage {
-    fn new(pid: u32, now_ns: u64) -> Self {
+    pub(super) fn new(pid: u32, now_ns: u64) -> Self {
         Self { pid, at_ns: now_ns, times: Times::read(pid), used: 1.0 }
     }
 
-    fn look(&mut self, now_ns: u64) {
+    pub(super) fn look(&mut self, now_ns: u64) {
         let elapsed = now_ns.saturating_sub(self.at_ns);
         if elapsed < USAGE_NS {
             return;

@@ -2,21 +2,19 @@
 //! Shared by the threads that each keep one target's windows.
 
 use std::{
-    collections::HashSet,
-    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, StackTraceMap},
+    maps::{HashMap, MapData, MapError, StackTraceMap},
 };
-use aya_obj::Object;
 use claw_common::{ExactKey, ExactTarget, ExactValue, WindowStat};
 
 use super::{
     every::EveryPoint,
-    link::{Links, Loaded},
+    link::{Links, Loaded, Place},
     object::ProbeError,
 };
 
@@ -39,19 +37,6 @@ struct Maps {
     stacks: StackTraceMap<MapData>,
 }
 
-fn data(map: &Map) -> Option<&MapData> {
-    match map {
-        Map::HashMap(d)
-        | Map::Array(d)
-        | Map::PerCpuArray(d)
-        | Map::RingBuf(d)
-        | Map::StackTraceMap(d)
-        | Map::LruHashMap(d)
-        | Map::PerCpuHashMap(d) => Some(d),
-        _ => None,
-    }
-}
-
 impl Exact {
     /// Load the program beside those that aya loads, on the same maps. Takes
     /// its own maps out of `bpf`, and so has to come before others do.
@@ -59,21 +44,7 @@ impl Exact {
     /// # Errors
     /// When the kernel refuses, with the reason.
     pub fn load(object: &[u8], bpf: &mut Ebpf) -> Result<Self, ProbeError> {
-        let load = |e: &dyn std::error::Error| ProbeError::Load(e.to_string());
-        let mut parsed = Object::parse(object).map_err(|e| load(&e))?;
-        let text: HashSet<usize> = parsed.functions.keys().map(|(section, _)| *section).collect();
-        let maps = parsed.maps.clone();
-        let known = maps.iter().filter_map(|(name, map)| {
-            let fd = data(bpf.map(name)?)?.fd().as_fd().as_raw_fd();
-            Some((name.as_str(), fd, map))
-        });
-        parsed.relocate_maps(known, &text).map_err(|e| load(&e))?;
-        parsed.relocate_calls(&text).map_err(|e| load(&e))?;
-        let program = parsed.programs.get(PROGRAM).ok_or(ProbeError::Missing(PROGRAM))?;
-        let function =
-            parsed.functions.get(&program.function_key()).ok_or(ProbeError::Missing(PROGRAM))?;
-        let program =
-            Loaded::load(&function.instructions, &parsed.license).map_err(|e| load(&e))?;
+        let program = Loaded::of_object(object, bpf, PROGRAM)?;
         let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
         let at = |name: &'static str| move |e: MapError| ProbeError::Map(name, e);
         let maps = Maps {
@@ -108,7 +79,12 @@ impl Exact {
         let empty = WindowStat::default();
         let at = |e| ProbeError::Map("EXACT_WINDOWS", e);
         self.maps().windows.insert(pid, empty, 0).map_err(at)?;
-        self.program.attach(pid, points).map_err(|source| ProbeError::Window { pid, source })
+        let place = |p: &EveryPoint| Place { file_offset: p.file_offset, cookie: p.site as u64 };
+        let places: Vec<Place> = points.iter().map(place).collect();
+        let file = PathBuf::from(format!("/proc/{pid}/exe"));
+        self.program
+            .attach(pid, &file, &places)
+            .map_err(|source| ProbeError::Window { pid, source })
     }
 
     /// # Errors

@@ -5,16 +5,35 @@
 //! takes a thread for its process, before 6.10), perf events do the same.
 
 use std::{
+    collections::HashSet,
     ffi::CString,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
+use aya_obj::Object;
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr,
 };
 
-use super::every::EveryPoint;
+use super::object::ProbeError;
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file_offset: u64,
+    /// Tells the program where it is.
+    pub cookie: u64,
+}
 
 /// First Linux whose `uprobe_multi` compares processes and not threads.
 const MULTI_SINCE: (u32, u32) = (6, 10);
@@ -61,10 +80,45 @@ fn kernel() -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::HashMap(d)
+        | Map::Array(d)
+        | Map::PerCpuArray(d)
+        | Map::RingBuf(d)
+        | Map::StackTraceMap(d)
+        | Map::LruHashMap(d)
+        | Map::PerCpuHashMap(d) => Some(d),
+        _ => None,
+    }
+}
+
 impl Loaded {
+    /// Load one program of `object` beside those that aya loads, on the maps of
+    /// `bpf`, which has to hold all of them still.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with the reason.
+    pub fn of_object(object: &[u8], bpf: &Ebpf, name: &'static str) -> Result<Self, ProbeError> {
+        let load = |e: &dyn std::error::Error| ProbeError::Load(e.to_string());
+        let mut parsed = Object::parse(object).map_err(|e| load(&e))?;
+        let text: HashSet<usize> = parsed.functions.keys().map(|(section, _)| *section).collect();
+        let maps = parsed.maps.clone();
+        let known = maps.iter().filter_map(|(name, map)| {
+            let fd = data(bpf.map(name)?)?.fd().as_fd().as_raw_fd();
+            Some((name.as_str(), fd, map))
+        });
+        parsed.relocate_maps(known, &text).map_err(|e| load(&e))?;
+        parsed.relocate_calls(&text).map_err(|e| load(&e))?;
+        let program = parsed.programs.get(name).ok_or(ProbeError::Missing(name))?;
+        let function =
+            parsed.functions.get(&program.function_key()).ok_or(ProbeError::Missing(name))?;
+        Self::load(&function.instructions, &parsed.license).map_err(|e| load(&e))
+    }
+
     /// # Errors
     /// When the kernel refuses the program.
-    pub fn load(instructions: &[bpf_insn], license: &CString) -> io::Result<Self> {
+    fn load(instructions: &[bpf_insn], license: &CString) -> io::Result<Self> {
         let one = |attach: u32| {
             let mut attr = empty();
             // SAFETY: this is the member for BPF_PROG_LOAD.
@@ -88,12 +142,12 @@ impl Loaded {
         self.multi
     }
 
-    /// Attach to all points of the executable of process `pid`.
+    /// Attach to all places of a file, for process `pid` alone.
     ///
     /// # Errors
     /// When the kernel refuses; then nothing is attached.
-    pub fn attach(&self, pid: u32, points: &[EveryPoint]) -> io::Result<Links> {
-        let path = CString::new(format!("/proc/{pid}/exe"))?;
+    pub fn attach(&self, pid: u32, file: &Path, points: &[Place]) -> io::Result<Links> {
+        let path = CString::new(file.as_os_str().as_bytes())?;
         let fds = if self.multi {
             vec![self.attach_multi(pid, &path, points)?]
         } else {
@@ -102,9 +156,9 @@ impl Loaded {
         Ok(Links { _fds: fds })
     }
 
-    fn attach_multi(&self, pid: u32, path: &CString, points: &[EveryPoint]) -> io::Result<OwnedFd> {
+    fn attach_multi(&self, pid: u32, path: &CString, points: &[Place]) -> io::Result<OwnedFd> {
         let offsets: Vec<u64> = points.iter().map(|p| p.file_offset).collect();
-        let cookies: Vec<u64> = points.iter().map(|p| p.site as u64).collect();
+        let cookies: Vec<u64> = points.iter().map(|p| p.cookie).collect();
         let mut attr = empty();
         // SAFETY: this is the member for BPF_LINK_CREATE, and all of it is
         // plain integers.
@@ -122,12 +176,7 @@ impl Loaded {
         bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
     }
 
-    fn attach_perf(
-        &self,
-        pid: u32,
-        path: &CString,
-        points: &[EveryPoint],
-    ) -> io::Result<Vec<OwnedFd>> {
+    fn attach_perf(&self, pid: u32, path: &CString, points: &[Place]) -> io::Result<Vec<OwnedFd>> {
         let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
         let kind = kind.trim().parse().map_err(io::Error::other)?;
         let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
@@ -158,7 +207,7 @@ impl Loaded {
                 a.__bindgen_anon_1.prog_fd = self.fd.as_raw_fd().unsigned_abs();
                 a.__bindgen_anon_2.target_fd = fd.as_raw_fd().unsigned_abs();
                 a.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
-                a.__bindgen_anon_3.perf_event.bpf_cookie = point.site as u64;
+                a.__bindgen_anon_3.perf_event.bpf_cookie = point.cookie;
             }
             links.push(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?);
             events.push(fd);

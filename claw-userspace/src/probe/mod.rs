@@ -7,6 +7,8 @@ pub mod exact;
 mod link;
 pub mod object;
 pub mod plan;
+pub mod pyplan;
+pub mod pywindow;
 pub mod site;
 
 pub use calibrate::{HitCost, hit_cost};
@@ -14,3 +16,5 @@ pub use every::{EveryPlan, EveryPoint};
 pub use exact::Exact;
 pub use object::{Attachment, BpfCounters, ProbeError, Probes};
 pub use plan::{Plan, Point, Program};
+pub use pyplan::{Passes, PyPlan};
+pub use pywindow::PyWindows;

@@ -25,13 +25,14 @@ use tokio::io::unix::AsyncFd;
 use super::{
     exact::{Exact, LARGE_MAPS},
     plan::{Point, Program},
+    pywindow,
 };
 use crate::stream::Part;
 
 #[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-x86_64.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-x86_64.o");
 #[cfg(target_arch = "aarch64")]
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-aarch64.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/claw-aarch64.o");
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -129,6 +130,9 @@ impl Probes {
             for name in LARGE_MAPS {
                 loader.map_max_entries(name, 1);
             }
+        }
+        for name in pywindow::LARGE_MAPS {
+            loader.map_max_entries(name, 1);
         }
         let mut bpf = loader.load(OBJECT).map_err(load_error)?;
         let exact = if exact { Some(Arc::new(Exact::load(OBJECT, &mut bpf)?)) } else { None };

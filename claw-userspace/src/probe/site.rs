@@ -6,7 +6,10 @@
 //! passed once. It also is the cheaper place: the kernel emulates `push`,
 //! `call` and jumps, and single-steps most other instructions.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register, UsedRegister,
+};
 
 /// `g.stackguard0`: what a Go prologue compares the stack pointer with.
 const STACKGUARD0: u64 = 16;
@@ -50,6 +53,43 @@ pub fn returns(code: &[u8], entry: u64) -> Vec<u64> {
 /// nop, push, near call and jumps.
 pub fn is_emulated(opcode: u8) -> bool {
     matches!(opcode, 0x90 | 0x50..=0x57 | 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f)
+}
+
+/// Registers of the first two arguments of the C ABI.
+pub const C_ARGUMENTS: [Register; 2] = [Register::RDI, Register::RSI];
+
+/// Address of the first instruction of a function that the kernel emulates and
+/// that no branch leads around, while the registers in `needed` still hold what
+/// they did at `entry`; `entry` itself when there is none.
+pub fn with_arguments(code: &[u8], entry: u64, needed: &[Register]) -> u64 {
+    let mut info = InstructionInfoFactory::new();
+    for i in decode(code, entry).take(PROLOGUE * 2) {
+        let at = usize::try_from(i.ip().wrapping_sub(entry)).ok();
+        if at.and_then(|at| code.get(at..)).is_some_and(is_cheap) {
+            return i.ip();
+        }
+        let writes = |r: &UsedRegister| {
+            needed.contains(&r.register().full_register())
+                && !matches!(r.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
+        };
+        let changed = info.info(&i).used_registers().iter().any(writes);
+        if i.is_invalid() || changed || i.flow_control() != FlowControl::Next {
+            break;
+        }
+    }
+    entry
+}
+
+/// Whether the kernel emulates the instruction at the start of `code`: those of
+/// [`is_emulated`], conditional jumps in their long form, and `push` of the
+/// upper registers.
+pub fn is_cheap(code: &[u8]) -> bool {
+    match code {
+        [0x0f, second, ..] => matches!(second, 0x80..=0x8f),
+        [0x41, second, ..] => matches!(second, 0x50..=0x57),
+        [first, ..] => is_emulated(*first),
+        [] => false,
+    }
 }
 
 fn calls(i: &Instruction, target: u64) -> bool {
@@ -98,6 +138,24 @@ mod tests {
         assert_eq!(after_stack_check(&code, ENTRY), ENTRY);
         assert_eq!(after_stack_check(&[], ENTRY), ENTRY);
         assert_eq!(after_stack_check(&[0x0f, 0xff], ENTRY), ENTRY);
+    }
+
+    #[test]
+    fn arguments_are_still_there() {
+        // mov rsi,rdi is written over: endbr64; mov rdi,rsi; push rbx
+        let lost = [0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xf7, 0x53];
+        assert_eq!(with_arguments(&lost, ENTRY, &C_ARGUMENTS), ENTRY);
+        assert_eq!(with_arguments(&lost, ENTRY, &C_ARGUMENTS[1..]), ENTRY + 7);
+        // movabs rdx, imm64; push r13
+        let late = [0x48, 0xba, 1, 2, 3, 4, 5, 6, 7, 8, 0x41, 0x55];
+        assert_eq!(with_arguments(&late, ENTRY, &C_ARGUMENTS), ENTRY + 10);
+        assert!(is_cheap(&late[10..]) && !is_cheap(&late));
+        // test rdi,rdi; js +0x100
+        let branch = [0x48, 0x85, 0xff, 0x0f, 0x88, 0, 1, 0, 0];
+        assert_eq!(with_arguments(&branch, ENTRY, &C_ARGUMENTS), ENTRY + 3);
+        // ret; push rbp
+        assert_eq!(with_arguments(&[0xc3, 0x55], ENTRY, &C_ARGUMENTS), ENTRY);
+        assert_eq!(with_arguments(&[], ENTRY, &C_ARGUMENTS), ENTRY);
     }
 
     #[test]

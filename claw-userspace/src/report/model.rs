@@ -222,6 +222,9 @@ pub struct Finding {
     pub pid: u32,
     pub process: String,
     pub tenant: String,
+    /// CPython: of the objects that grow, or null.
+    #[serde(default, rename = "type")]
+    pub type_name: Option<String>,
     pub site: Site,
     pub growth: Growth,
     pub live: Live,

@@ -180,11 +180,12 @@ fn table(out: &mut String, r: &Report, style: Style) {
 }
 
 fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
-    let subject = match f.kind {
-        Kind::Goroutine => "goroutines created",
-        Kind::Rss => "memory outside the runtime's heap",
-        _ if f.site.stack.is_empty() => "objects made",
-        _ => "memory allocated",
+    let subject = match (f.kind, &f.type_name) {
+        (Kind::Goroutine, _) => "goroutines created".to_owned(),
+        (Kind::Rss, _) => "memory outside the runtime's heap".to_owned(),
+        (_, Some(name)) => format!("objects of {} made", cut(name, WIDTH / 2)),
+        (_, None) if f.site.stack.is_empty() => "objects made".to_owned(),
+        _ => "memory allocated".to_owned(),
     };
     let title = format!(
         "{number}. {}: {subject} for tenant {} in {} stays and grows by {} a minute",

@@ -10,4 +10,5 @@ pub mod discover;
 pub mod elf;
 pub mod go;
 pub mod memory;
+pub mod pause;
 pub mod process;

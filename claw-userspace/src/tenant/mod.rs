@@ -7,11 +7,21 @@ pub use table::{NONE, OTHER, TenantId, TenantTable};
 use claw_common::config::{MAX_KEY_LEN, MAX_KEYS};
 
 const DEFAULT_KEYS: [&str; 3] = ["tenant", "tenant_id", "tenant-id"];
+/// Of CPython's context variables and local variables.
+const DEFAULT_NAMES: [&str; 2] = ["tenant", "tenant_id"];
+/// Rules that a rank has room for.
+const MAX_RULES: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// The value of a pprof label of the goroutine.
     Label(String),
+    /// A context variable of CPython's running context.
+    ContextVar(String),
+    /// A local variable in the nearest frame of CPython's that has it.
+    Local(String),
+    /// The running thread's name, as the kernel knows it.
+    ThreadName,
     /// An environment variable of the process.
     Env(String),
     /// The process's container or cgroup.
@@ -23,12 +33,17 @@ pub struct Rules(Vec<Rule>);
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RuleError {
-    #[error("--tenant {0}: expected label:KEY, env:NAME or cgroup")]
+    #[error(
+        "--tenant {0}: expected label:KEY, contextvar:NAME, local:NAME, thread-name, \
+             env:NAME or cgroup"
+    )]
     Unknown(String),
     #[error("--tenant {0}: a label key has 1 to {MAX_KEY_LEN} bytes")]
     KeyLength(String),
     #[error("--tenant: at most {MAX_KEYS} label rules can be given")]
     TooManyKeys,
+    #[error("--tenant: at most {MAX_RULES} rules can be given")]
+    TooMany,
 }
 
 impl Rules {
@@ -38,7 +53,16 @@ impl Rules {
     /// Names the rule that is wrong.
     pub fn parse(texts: &[String]) -> Result<Self, RuleError> {
         if texts.is_empty() {
-            return Ok(Self(DEFAULT_KEYS.iter().map(|k| Rule::Label((*k).to_owned())).collect()));
+            let all = |names: &[&str], rule: fn(String) -> Rule| -> Vec<Rule> {
+                names.iter().map(|n| rule((*n).to_owned())).collect()
+            };
+            let mut rules = all(&DEFAULT_KEYS, Rule::Label);
+            rules.extend(all(&DEFAULT_NAMES, Rule::ContextVar));
+            rules.extend(all(&DEFAULT_NAMES, Rule::Local));
+            return Ok(Self(rules));
+        }
+        if texts.len() > MAX_RULES {
+            return Err(RuleError::TooMany);
         }
         let rules = texts
             .iter()
@@ -47,6 +71,11 @@ impl Rules {
                     Ok(Rule::Label(key.to_owned()))
                 }
                 Some(("label", _)) => Err(RuleError::KeyLength(text.clone())),
+                Some(("contextvar", name)) if !name.is_empty() => {
+                    Ok(Rule::ContextVar(name.to_owned()))
+                }
+                Some(("local", name)) if !name.is_empty() => Ok(Rule::Local(name.to_owned())),
+                None if text == "thread-name" => Ok(Rule::ThreadName),
                 Some(("env", name)) if !name.is_empty() => Ok(Rule::Env(name.to_owned())),
                 None if text == "cgroup" => Ok(Rule::Cgroup),
                 _ => Err(RuleError::Unknown(text.clone())),
@@ -66,6 +95,19 @@ impl Rules {
                 Rule::Label(key) => Some(key.clone()),
                 _ => None,
             })
+            .collect()
+    }
+
+    /// The rules that look inside a CPython process, with their rank among all;
+    /// those after the first that `value` answers for the whole process are
+    /// never asked.
+    pub fn inside(&self, value: impl Fn(&Rule) -> Option<String>) -> Vec<(u8, Rule)> {
+        let whole = |r: &Rule| value(r).is_some_and(|v| !v.is_empty());
+        (0..)
+            .zip(&self.0)
+            .take_while(|(_, r)| !whole(r))
+            .filter(|(_, r)| matches!(r, Rule::ContextVar(_) | Rule::Local(_) | Rule::ThreadName))
+            .map(|(rank, r)| (rank, r.clone()))
             .collect()
     }
 
@@ -109,9 +151,22 @@ mod tests {
     }
 
     #[test]
+    fn rules_of_the_inside_keep_their_rank() {
+        let rules = parse(&["local:org", "env:T", "thread-name", "contextvar:who"]).unwrap();
+        let ranks = |v: Vec<(u8, Rule)>| v.into_iter().map(|(r, _)| r).collect::<Vec<_>>();
+        assert_eq!(ranks(rules.inside(|_| None)), [0, 2, 3]);
+        let env = |r: &Rule| matches!(r, Rule::Env(_)).then(|| "acme".to_owned());
+        assert_eq!(rules.inside(env), [(0, Rule::Local("org".into()))]);
+        let named = |r: &Rule| matches!(r, Rule::ContextVar(_) | Rule::Local(_));
+        assert_eq!(parse(&[]).unwrap().inside(|_| None).iter().filter(|r| named(&r.1)).count(), 4);
+        assert_eq!(parse(&["local:a"; 17]), Err(RuleError::TooMany));
+    }
+
+    #[test]
     fn bad_rules_are_named() {
         assert_eq!(parse(&["tenant"]), Err(RuleError::Unknown("tenant".into())));
         assert_eq!(parse(&["env:"]), Err(RuleError::Unknown("env:".into())));
+        assert_eq!(parse(&["local:"]), Err(RuleError::Unknown("local:".into())));
         assert!(matches!(parse(&["label:"]), Err(RuleError::KeyLength(_))));
         let long = format!("label:{}", "x".repeat(33));
         assert!(matches!(parse(&[&long]), Err(RuleError::KeyLength(_))));

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layout::Layout;
+use super::{layout::Layout, regions::Region};
 use crate::target::{
     elf::{Elf, ElfError},
     memory::{Memory, MemoryError, ProcessMemory},
@@ -61,6 +61,10 @@ pub struct Types {
     pub type_: u64,
     pub module: u64,
     pub set: u64,
+    /// 0 where they are not exported: then they are recognised nowhere.
+    pub code: u64,
+    pub str_: u64,
+    pub int: u64,
 }
 
 /// CPython in one process.
@@ -73,6 +77,12 @@ pub struct Python {
     pub shared: bool,
     pub stripped: bool,
     pub pie: bool,
+    /// Where the agent finds that file.
+    pub opened: PathBuf,
+    /// What to add to an address in it to get the one in memory.
+    pub bias: u64,
+    /// Its writable data in memory.
+    pub data: Vec<Region>,
     /// Address of `_PyRuntime`.
     pub runtime: u64,
     pub types: Types,
@@ -80,8 +90,17 @@ pub struct Python {
     free_threaded: bool,
 }
 
-const NAMES: [&str; 6] =
-    ["_PyRuntime", "PyType_Type", "PyModule_Type", "PySet_Type", "Py_Version", "_Py_RefTotal"];
+const NAMES: [&str; 9] = [
+    "_PyRuntime",
+    "PyType_Type",
+    "PyModule_Type",
+    "PySet_Type",
+    "PyCode_Type",
+    "PyUnicode_Type",
+    "PyLong_Type",
+    "Py_Version",
+    "_Py_RefTotal",
+];
 /// What `_Py_RefTotal` became in 3.12: only debug builds have either.
 const DEBUG_BUILD: &str = "_Py_IncRefTotal_DO_NOT_USE_THIS";
 /// Longest `.rodata` searched for the version.
@@ -94,7 +113,7 @@ impl Python {
         let executable = process.exe_path();
         match Elf::open(&executable) {
             Ok(elf) if exports_runtime(&elf) => {
-                return Self::from_elf(process, &elf, &process.exe, false);
+                return Self::from_elf(process, &elf, &executable, &process.exe, false);
             }
             Ok(_) => {}
             Err(e) => return Err(e.into()),
@@ -104,13 +123,15 @@ impl Python {
             .into_iter()
             .find(|m| m.path.rsplit('/').next().is_some_and(|n| n.starts_with("libpython3")))
             .ok_or(PythonError::NotPython)?;
-        let elf = Elf::open(&library_path(process.pid, &library))?;
-        Self::from_elf(process, &elf, &library.path, true)
+        let opened = library_path(process.pid, &library);
+        let elf = Elf::open(&opened)?;
+        Self::from_elf(process, &elf, &opened, &library.path, true)
     }
 
     fn from_elf(
         process: &Process,
         elf: &Elf,
+        opened: &Path,
         file: &str,
         shared: bool,
     ) -> Result<Self, PythonError> {
@@ -139,7 +160,21 @@ impl Python {
                 type_: type_.wrapping_add(bias),
                 module: module.wrapping_add(bias),
                 set: set.wrapping_add(bias),
+                code: find("PyCode_Type").map_or(0, |a| a.wrapping_add(bias)),
+                str_: find("PyUnicode_Type").map_or(0, |a| a.wrapping_add(bias)),
+                int: find("PyLong_Type").map_or(0, |a| a.wrapping_add(bias)),
             },
+            opened: opened.to_owned(),
+            bias,
+            data: elf
+                .segments
+                .iter()
+                .filter(|s| s.writable)
+                .map(|s| Region {
+                    start: s.vaddr.wrapping_add(bias),
+                    end: s.vaddr.wrapping_add(bias).saturating_add(s.mem_size),
+                })
+                .collect(),
             debug_build: find("_Py_RefTotal").or_else(|| find(DEBUG_BUILD)).is_some(),
             free_threaded: version.minor >= 13 && free_threaded(&memory, runtime)?,
         })

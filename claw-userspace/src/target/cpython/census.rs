@@ -8,35 +8,28 @@
 //! What the process changes meanwhile is seen before or after the change; a
 //! pool caught in the middle is counted without types.
 
-use rustc_hash::FxHashMap;
-
 use super::{
     layout::{OB_SIZE, SET_USED, flags},
-    object::{Objects, TypeInfo},
+    object::Objects,
     pool::{Pool, u64_at},
     regions::Region,
+    types::TypeTable,
 };
 use crate::target::memory::Memory;
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
-/// Types kept apart; further ones are counted as untyped.
-const MOST_TYPES: usize = 1 << 16;
-/// Pointers looked at that turn out to be no type.
-const MOST_WRONG: usize = 1 << 16;
 /// Containers from this many elements on are remembered, the largest of them.
 const LARGE: u64 = 64;
 const MOST_CONTAINERS: usize = 4096;
 const MOST_MODULES: usize = 1 << 14;
-/// Refcounts are below this; immortal objects (3.12+) have 32 bits set.
-const MOST_REFERENCES: u64 = 1 << 32;
-/// Of the last types seen, by address.
-const CACHE: usize = 1024;
 
 /// Objects and bytes of one type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
     pub type_name: String,
+    /// Address of the type object.
+    pub type_at: u64,
     pub objects: u64,
     /// Of the blocks they lie in: what they take in memory.
     pub bytes: u64,
@@ -84,15 +77,23 @@ impl Census {
 
 /// Take a census of `regions`.
 pub fn take<M: Memory>(objects: &Objects<'_, M>, regions: &[Region]) -> Census {
-    let mut walk = Walk {
-        objects,
-        census: Census::default(),
-        types: Vec::new(),
-        known: FxHashMap::default(),
-        wrong: 0,
-        cache: vec![(0, None); CACHE],
-    };
+    let mut walk = Walk { objects, census: Census::default(), types: TypeTable::default() };
     let size = objects.layout.pool_size;
+    for_each_pool(objects.memory, size, regions, |pool, address| match pool {
+        Some(pool) => walk.pool(pool, address),
+        None => walk.census.unreadable += size as u64,
+    });
+    walk.finish()
+}
+
+/// Read every stretch of memory that can be a pool, in order; `None` when it
+/// was unmapped meanwhile.
+pub fn for_each_pool<M: Memory>(
+    memory: &M,
+    size: usize,
+    regions: &[Region],
+    mut f: impl FnMut(Option<&[u8]>, u64),
+) {
     let mut buf = vec![0u8; CHUNK];
     for region in regions {
         let mut at = region.start.next_multiple_of(size as u64);
@@ -100,28 +101,21 @@ pub fn take<M: Memory>(objects: &Objects<'_, M>, regions: &[Region]) -> Census {
         while at < end {
             let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let bytes = buf.get_mut(..len).unwrap_or_default();
-            let whole = objects.memory.read(at, bytes).is_ok();
+            let whole = memory.read(at, bytes).is_ok();
             for (pool, address) in bytes.chunks_exact_mut(size).zip((at..).step_by(size)) {
                 // A part was unmapped meanwhile: read what is left.
-                if whole || objects.memory.read(address, pool).is_ok() {
-                    walk.pool(pool, address);
-                } else {
-                    walk.census.unreadable += size as u64;
-                }
+                let there = whole || memory.read(address, pool).is_ok();
+                f(there.then_some(pool), address);
             }
             at += len as u64;
         }
     }
-    walk.finish()
 }
 
 struct Walk<'a, M> {
     objects: &'a Objects<'a, M>,
     census: Census,
-    types: Vec<TypeInfo>,
-    known: FxHashMap<u64, Option<u32>>,
-    wrong: usize,
-    cache: Vec<(u64, Option<u32>)>,
+    types: TypeTable,
 }
 
 impl<M: Memory> Walk<'_, M> {
@@ -137,9 +131,13 @@ impl<M: Memory> Walk<'_, M> {
         };
         for offset in blocks {
             let block = bytes.get(offset..offset + pool.block_size).unwrap_or_default();
-            match self.object(block) {
+            match self.types.object(self.objects, block) {
                 Some((row, before)) => {
-                    if let Some(r) = self.census.rows.get_mut(row as usize) {
+                    let row_of = row as usize;
+                    if self.census.rows.len() <= row_of {
+                        self.census.rows.resize(row_of + 1, Row::default());
+                    }
+                    if let Some(r) = self.census.rows.get_mut(row_of) {
                         r.objects += 1;
                         r.bytes += size;
                     }
@@ -153,65 +151,8 @@ impl<M: Memory> Walk<'_, M> {
         }
     }
 
-    /// The type of the object in a block, and where in it the object begins:
-    /// after no header, the GC's, or the GC's and that of a managed dict.
-    fn object(&mut self, block: &[u8]) -> Option<(u32, usize)> {
-        for before in [0, 16, 32] {
-            if block.len() < before + 16 {
-                break;
-            }
-            let references = u64_at(block, before);
-            if references == 0 || references >= MOST_REFERENCES {
-                continue;
-            }
-            if let Some(row) = self.type_of(u64_at(block, before + 8))
-                && self.types.get(row as usize).map(|t| t.before(self.objects.layout))
-                    == Some(before)
-            {
-                return Some((row, before));
-            }
-        }
-        None
-    }
-
-    fn type_of(&mut self, address: u64) -> Option<u32> {
-        if address < 0x1_0000 || !address.is_multiple_of(8) {
-            return None;
-        }
-        let slot = (address >> 4) as usize % CACHE;
-        if let Some((at, row)) = self.cache.get(slot)
-            && *at == address
-        {
-            return *row;
-        }
-        let row = match self.known.get(&address) {
-            Some(row) => *row,
-            None => self.learn(address)?,
-        };
-        if let Some(c) = self.cache.get_mut(slot) {
-            *c = (address, row);
-        }
-        row
-    }
-
-    /// `None`: too many were looked at; nothing is known of this one.
-    fn learn(&mut self, address: u64) -> Option<Option<u32>> {
-        if self.wrong >= MOST_WRONG || self.types.len() >= MOST_TYPES {
-            return None;
-        }
-        let row = self.objects.type_at(address).map(|t| {
-            let row = self.types.len() as u32;
-            self.census.rows.push(Row { type_name: t.name.clone(), objects: 0, bytes: 0 });
-            self.types.push(t);
-            row
-        });
-        self.wrong += usize::from(row.is_none());
-        self.known.insert(address, row);
-        Some(row)
-    }
-
     fn remember(&mut self, row: u32, object: Option<&[u8]>, address: u64) {
-        let (Some(t), Some(object)) = (self.types.get(row as usize), object) else { return };
+        let (Some(t), Some(object)) = (self.types.get(row), object) else { return };
         let types = &self.objects.types;
         if t.address == types.module && self.census.modules.len() < MOST_MODULES {
             self.census.modules.push(address);
@@ -236,6 +177,10 @@ impl<M: Memory> Walk<'_, M> {
 
     fn finish(mut self) -> Census {
         keep_largest(&mut self.census.containers);
+        for (row, t) in self.census.rows.iter_mut().zip(self.types.all()) {
+            row.type_name.clone_from(&t.name);
+            row.type_at = t.address;
+        }
         let mut order: Vec<usize> = (0..self.census.rows.len()).collect();
         let rows = std::mem::take(&mut self.census.rows);
         order.sort_by(|a, b| {
@@ -251,7 +196,9 @@ impl<M: Memory> Walk<'_, M> {
         for c in &mut self.census.containers {
             c.row = place.get(c.row as usize).copied().unwrap_or(c.row);
         }
-        self.census.rows = order.iter().filter_map(|i| rows.get(*i).cloned()).collect();
+        let seen = |r: &Row| r.objects > 0;
+        self.census.rows =
+            order.iter().filter_map(|i| rows.get(*i).cloned()).filter(seen).collect();
         self.census
     }
 }

@@ -1,14 +1,25 @@
 //! A running CPython process: its census, and places of its containers.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use super::{
     binary::{Python, PythonError},
     census::{self, Census},
+    copy::{CopyError, MemoryCopy, Pause},
+    graph::{
+        Graph, Source,
+        paths::{TypeHolders, holders},
+    },
     holder::{self, Place},
     layout::{Layout, OB_TYPE},
     object::Objects,
-    regions,
+    regions::{self, Region},
+    running::{Running, Thread},
+    threads::{Offsets, interpreters},
+    used_pools,
 };
 use crate::target::{
     memory::{Memory, ProcessMemory},
@@ -47,6 +58,17 @@ pub struct LivePython {
     memory: ProcessMemory,
 }
 
+/// What a window needs to know of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside {
+    pub running: &'static Running,
+    pub layout: &'static Layout,
+    /// Where the address of the running thread's state stands.
+    pub thread_at: u64,
+    /// pymalloc's `usedpools`.
+    pub used_pools: u64,
+}
+
 /// A census, with what lies around the pools.
 #[derive(Clone, Debug)]
 pub struct Taken {
@@ -57,6 +79,19 @@ pub struct Taken {
     pub outside: u64,
     /// Bytes swapped out and not looked at.
     pub swapped: u64,
+    pub took_ns: u64,
+}
+
+/// Who holds the objects of some types, from a copy of the memory.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    pub types: Vec<TypeHolders>,
+    pub pause: Pause,
+    /// Everything was followed: what was not reached is unreachable.
+    pub whole: bool,
+    /// The collector is switched off (`gc.disable()`).
+    pub gc_off: bool,
+    /// Spent on all of it.
     pub took_ns: u64,
 }
 
@@ -76,8 +111,44 @@ impl LivePython {
         Ok(Self { process, python, layout, memory })
     }
 
-    fn objects(&self) -> Objects<'_, ProcessMemory> {
+    pub fn objects(&self) -> Objects<'_, ProcessMemory> {
         Objects { memory: &self.memory, layout: self.layout, types: self.python.types }
+    }
+
+    /// Where its pools can be.
+    ///
+    /// # Errors
+    /// When the process is gone or closed to the caller.
+    pub fn regions(&self) -> Result<Vec<Region>, LiveError> {
+        let pid = self.process.pid;
+        regions::resident(pid, self.layout.pool_size as u64)
+            .map(|r| r.regions)
+            .map_err(|source| LiveError::Memory { pid, source })
+    }
+
+    /// Where its frames are, and what its allocator hands out next.
+    ///
+    /// # Errors
+    /// In words, what is not known of it.
+    pub fn inside(&self) -> Result<Inside, String> {
+        let running = Running::of(self.python.version.minor)
+            .ok_or_else(|| format!("frames of CPython {} are not known", self.python.version))?;
+        let runtime = self.python.runtime;
+        let word = |at: u64| self.memory.u64_at(at).map_err(|e| e.to_string());
+        let thread_at = match running.thread {
+            Thread::Current(offset) => runtime.wrapping_add(offset),
+            Thread::Holder { main, gil, last_holder } => {
+                let interpreter = word(runtime.wrapping_add(main))?;
+                word(interpreter.wrapping_add(gil))?.wrapping_add(last_holder)
+            }
+        };
+        let used_pools = self
+            .python
+            .data
+            .iter()
+            .find_map(|r| used_pools::find(&self.memory, r.start, r.end))
+            .ok_or("pymalloc's table of pools was not found")?;
+        Ok(Inside { running, layout: self.layout, thread_at, used_pools })
     }
 
     /// # Errors
@@ -91,6 +162,40 @@ impl LivePython {
         let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let outside = self.process.memory_use()?.anon_bytes.saturating_sub(census.pool_bytes);
         Ok(Taken { census, outside, swapped: resident.swapped, took_ns })
+    }
+
+    /// Stop the process for no longer than `max_pause`, copy its memory, and
+    /// find out who holds the objects of the types that `wanted` names.
+    ///
+    /// # Errors
+    /// When it was not stopped, or not for long enough.
+    pub fn holders(
+        &self,
+        max_pause: Duration,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Holders, CopyError> {
+        let began = Instant::now();
+        let (runtime, minor) = (self.python.runtime, self.python.version.minor);
+        let offsets = Offsets::of(minor, &self.memory, runtime);
+        let collecting =
+            || offsets.is_some_and(|o| interpreters(&self.memory, runtime, minor, &o).collecting);
+        let align = self.layout.pool_size as u64;
+        let pid = self.process.pid;
+        let (copy, pause) = MemoryCopy::take(pid, &self.memory, align, max_pause, collecting)?;
+        let state = offsets.map(|o| interpreters(&copy, runtime, minor, &o)).unwrap_or_default();
+        let regions = copy.regions();
+        let mut graph = Graph::new(&Source {
+            objects: Objects { memory: &copy, layout: self.layout, types: self.python.types },
+            regions: &regions,
+            frames: &state.frames,
+        });
+        Ok(Holders {
+            types: holders(&mut graph, wanted),
+            pause,
+            whole: graph.is_whole(),
+            gc_off: offsets.is_some() && !state.gc_enabled,
+            took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Whether the program is still the one that was opened: after an exec its

@@ -3,9 +3,17 @@
 
 pub mod binary;
 pub mod census;
+pub mod code;
+pub mod copy;
+pub mod graph;
 pub mod holder;
 pub mod layout;
 pub mod live;
+pub mod members;
 pub mod object;
 pub mod pool;
 pub mod regions;
+pub mod running;
+pub mod threads;
+pub mod types;
+pub mod used_pools;

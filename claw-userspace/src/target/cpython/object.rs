@@ -12,11 +12,15 @@ use crate::target::memory::Memory;
 const MAX_TEXT: usize = 512;
 /// Most entries of a dict that are looked at.
 const MAX_ENTRIES: u64 = 1 << 16;
+/// Most items of a tuple that are looked at.
+const MAX_TUPLE: u64 = 1 << 12;
 /// Metatypes above a type: nobody has more.
 const MAX_METATYPES: usize = 4;
 
+type TypeHead = [u8; layout::TP_DICTOFFSET as usize + 8];
+
 /// Reads objects of one process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Objects<'a, M> {
     pub memory: &'a M,
     pub layout: &'a Layout,
@@ -24,11 +28,32 @@ pub struct Objects<'a, M> {
 }
 
 /// What a type's objects look like in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypeInfo {
     pub address: u64,
     pub name: String,
     pub flags: u64,
+    /// Bytes of an object, and of each item of one with a variable size.
+    pub basic_size: u64,
+    pub item_size: u64,
+    /// Where in an object the pointer to its dict is; 0 when nowhere.
+    pub dict_offset: u64,
+    /// Of its `PyMemberDef`s; 0 when it has none.
+    pub members: u64,
+    /// The type that it derives from; 0 for `object`.
+    pub base: u64,
+}
+
+/// Entries of a dict's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Address of the first.
+    pub entries: u64,
+    pub count: u64,
+    /// Bytes of one; its key and value are the last two words.
+    pub step: usize,
+    /// Of the values, for a dict that shares its keys with others.
+    pub values: Option<u64>,
 }
 
 impl TypeInfo {
@@ -40,6 +65,15 @@ impl TypeInfo {
     }
 }
 
+// A derive would ask the same of the memory.
+impl<M> Clone for Objects<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Objects<'_, M> {}
+
 impl<M: Memory> Objects<'_, M> {
     fn u64_at(&self, address: u64) -> Option<u64> {
         self.memory.u64_at(address).ok()
@@ -47,27 +81,40 @@ impl<M: Memory> Objects<'_, M> {
 
     /// The type at `address`, if there is one.
     pub fn type_at(&self, address: u64) -> Option<TypeInfo> {
-        let flags = self.type_flags(address, MAX_METATYPES)?;
+        let head = self.type_head(address, MAX_METATYPES)?;
+        let word = |at: u64| super::pool::u64_at(&head, at as usize);
+        let flags = word(layout::TP_FLAGS);
         let name = self.type_name(address, flags)?;
-        Some(TypeInfo { address, name, flags })
+        Some(TypeInfo {
+            address,
+            name,
+            flags,
+            basic_size: word(layout::TP_BASICSIZE),
+            item_size: word(layout::TP_ITEMSIZE),
+            dict_offset: Some(word(layout::TP_DICTOFFSET)).filter(|o| *o < 1 << 16).unwrap_or(0),
+            members: word(layout::TP_MEMBERS),
+            base: word(layout::TP_BASE),
+        })
     }
 
-    /// Flags of a type; `None` when it is none: what its `ob_type` points to
-    /// has to be a type whose instances are types.
-    fn type_flags(&self, address: u64, depth: usize) -> Option<u64> {
+    /// The first fields of a type; `None` when it is none: what its `ob_type`
+    /// points to has to be a type whose instances are types.
+    fn type_head(&self, address: u64, depth: usize) -> Option<TypeHead> {
         if address < 0x1_0000 || !address.is_multiple_of(8) {
             return None;
         }
-        let mut head = [0u8; layout::TP_FLAGS as usize + 8];
+        let mut head = [0u8; size_of::<TypeHead>()];
         self.memory.read(address, &mut head).ok()?;
         let word = |at: u64| super::pool::u64_at(&head, at as usize);
         let (meta, flags) = (word(layout::OB_TYPE), word(layout::TP_FLAGS));
         if flags & flags::READY == 0 || word(layout::TP_NAME) == 0 {
             return None;
         }
-        let meta_is_type = meta == self.types.type_
-            || self.type_flags(meta, depth.checked_sub(1)?)? & flags::TYPE_SUBCLASS != 0;
-        meta_is_type.then_some(flags)
+        let meta_is_type = meta == self.types.type_ || {
+            let head = self.type_head(meta, depth.checked_sub(1)?)?;
+            super::pool::u64_at(&head, layout::TP_FLAGS as usize) & flags::TYPE_SUBCLASS != 0
+        };
+        meta_is_type.then_some(head)
     }
 
     /// `module.Outer.Inner`; the builtins without their module.
@@ -92,7 +139,7 @@ impl<M: Memory> Objects<'_, M> {
         })
     }
 
-    fn c_string(&self, address: u64) -> Option<String> {
+    pub(super) fn c_string(&self, address: u64) -> Option<String> {
         let mut text = Vec::new();
         // In pieces that stay within a page: the next one may not be there.
         while text.len() < MAX_TEXT {
@@ -132,13 +179,15 @@ impl<M: Memory> Objects<'_, M> {
             .collect()
     }
 
-    /// `(key, value)` of a dict's entries, deleted ones left out. Empty for a
-    /// dict that shares its keys with others.
-    pub fn items(&self, dict: u64) -> Option<Vec<(u64, u64)>> {
+    /// Where a dict's entries are.
+    pub fn table(&self, dict: u64) -> Option<Table> {
         let keys = self.u64_at(dict.checked_add(layout::MA_KEYS)?)?;
-        if self.u64_at(dict + layout::MA_KEYS + 8)? != 0 {
-            return Some(Vec::new());
-        }
+        let values = self.u64_at(dict + layout::MA_VALUES)?;
+        self.keys_table(keys, (values != 0).then_some(values))
+    }
+
+    /// The entries of the `PyDictKeysObject` at `keys`.
+    pub fn keys_table(&self, keys: u64, values: Option<u64>) -> Option<Table> {
         let mut head = [0u8; 40];
         self.memory.read(keys, &mut head).ok()?;
         let word = |at: usize| super::pool::u64_at(&head, at);
@@ -155,18 +204,50 @@ impl<M: Memory> Objects<'_, M> {
             };
             (40 + size.checked_mul(width)?, word(32), false)
         };
-        if count > MAX_ENTRIES {
+        let step = if unicode { 16 } else { 24 };
+        Some(Table { entries: keys.checked_add(entries)?, count, step, values })
+    }
+
+    /// `(key, value)` of a dict's entries, deleted ones left out. Empty for a
+    /// dict that shares its keys with others.
+    pub fn items(&self, dict: u64) -> Option<Vec<(u64, u64)>> {
+        let table = self.table(dict)?;
+        if table.values.is_some() {
+            return Some(Vec::new());
+        }
+        self.entries(&table)
+    }
+
+    /// `(key, value)` of a table of no more than [`MAX_ENTRIES`].
+    pub fn entries(&self, table: &Table) -> Option<Vec<(u64, u64)>> {
+        if table.count > MAX_ENTRIES {
             return None;
         }
-        let step = if unicode { 16 } else { 24 };
-        let mut table = vec![0u8; count as usize * step];
-        self.memory.read(keys.checked_add(entries)?, &mut table).ok()?;
-        let item = |entry: &[u8]| {
-            let at = entry.len() - 16;
-            (super::pool::u64_at(entry, at), super::pool::u64_at(entry, at + 8))
-        };
+        let mut bytes = vec![0u8; table.count as usize * table.step];
+        self.memory.read(table.entries, &mut bytes).ok()?;
         let live = |(key, value): &(u64, u64)| *key != 0 && *value != 0;
-        Some(table.chunks_exact(step).map(item).filter(live).collect())
+        Some(bytes.chunks_exact(table.step).map(entry).filter(live).collect())
+    }
+
+    /// The keys of a table that several dicts share.
+    pub fn shared_keys(&self, table: &Table) -> Option<Vec<u64>> {
+        if table.count > MAX_ENTRIES {
+            return None;
+        }
+        let mut bytes = vec![0u8; table.count as usize * table.step];
+        self.memory.read(table.entries, &mut bytes).ok()?;
+        Some(bytes.chunks_exact(table.step).map(|e| entry(e).0).collect())
+    }
+
+    /// The items of a short tuple.
+    pub fn tuple(&self, tuple: u64) -> Option<Vec<u64>> {
+        let count = self.u64_at(tuple.checked_add(layout::OB_SIZE)?)?;
+        if count > MAX_TUPLE {
+            return None;
+        }
+        let mut bytes = vec![0u8; count as usize * 8];
+        self.memory.read(tuple.checked_add(layout::OB_SIZE + 8)?, &mut bytes).ok()?;
+        Some(bytes.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w)).collect())
     }
 
     /// The value under the string key `name`.
@@ -174,4 +255,10 @@ impl<M: Memory> Objects<'_, M> {
         let items = self.items(dict)?;
         items.into_iter().find(|(k, _)| self.string(*k).as_deref() == Some(name)).map(|(_, v)| v)
     }
+}
+
+/// Key and value of one entry.
+pub fn entry(bytes: &[u8]) -> (u64, u64) {
+    let at = bytes.len().saturating_sub(16);
+    (super::pool::u64_at(bytes, at), super::pool::u64_at(bytes, at + 8))
 }

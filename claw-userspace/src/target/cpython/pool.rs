@@ -79,6 +79,11 @@ impl Pool {
         (left == 0).then_some(free)
     }
 
+    /// Blocks that were ever handed out.
+    pub fn carved(&self) -> usize {
+        self.carved
+    }
+
     /// Offsets of the blocks in use; `None` when the copy is torn, and only
     /// their number is known.
     pub fn blocks(&self) -> Option<impl Iterator<Item = usize>> {

@@ -28,8 +28,16 @@ const SWAPPED: u64 = 1 << 62;
 /// name; the heap and stacks belong to others.
 /// Adjoining ones are one region: a pool may lie across their border.
 pub fn anonymous(maps: &str) -> Vec<Region> {
+    let anonymous = |l: &Line<'_>| {
+        let unnamed = l.name.is_empty() || l.name.starts_with("[anon");
+        l.permissions.starts_with("rw-p") && l.inode == "0" && unnamed
+    };
+    joined(maps.lines().filter_map(line).filter(anonymous).map(|l| l.region))
+}
+
+fn joined(regions: impl Iterator<Item = Region>) -> Vec<Region> {
     let mut found: Vec<Region> = Vec::new();
-    for region in maps.lines().filter_map(anonymous_mapping) {
+    for region in regions {
         match found.last_mut() {
             Some(last) if last.end == region.start => last.end = region.end,
             _ => found.push(region),
@@ -38,16 +46,42 @@ pub fn anonymous(maps: &str) -> Vec<Region> {
     found
 }
 
-fn anonymous_mapping(line: &str) -> Option<Region> {
+/// One line of `/proc/PID/maps`.
+struct Line<'a> {
+    region: Region,
+    permissions: &'a str,
+    inode: &'a str,
+    name: &'a str,
+}
+
+fn line(line: &str) -> Option<Line<'_>> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
     let inode = fields.nth(2)?;
     let name = fields.next().unwrap_or("");
-    let anonymous = inode == "0" && (name.is_empty() || name.starts_with("[anon"));
     let hex = |s| u64::from_str_radix(s, 16).ok();
     let region = Region { start: hex(start)?, end: hex(end)? };
-    (permissions.starts_with("rw-p") && anonymous && region.start < region.end).then_some(region)
+    (region.start < region.end).then_some(Line { region, permissions, inode, name })
+}
+
+/// Mappings of files.
+pub fn files(maps: &str) -> Vec<Region> {
+    let of_file = |l: &Line<'_>| l.inode != "0" && l.permissions.starts_with('r');
+    maps.lines().filter_map(line).filter(of_file).map(|l| l.region).collect()
+}
+
+/// The resident parts of all private writable mappings, with the heap, stacks
+/// and the data of libraries.
+///
+/// # Errors
+/// As [`resident`].
+pub fn writable(pid: u32, align: u64) -> io::Result<Vec<Region>> {
+    let maps = fs::read(format!("/proc/{pid}/maps"))?;
+    let maps = String::from_utf8_lossy(&maps);
+    let private = |l: &Line<'_>| l.permissions.starts_with("rw-p");
+    let regions = maps.lines().filter_map(line).filter(private).map(|l| l.region);
+    Ok(resident_parts(pid, &joined(regions), align)?.regions)
 }
 
 /// The resident parts of a process's anonymous mappings, widened to multiples
@@ -57,10 +91,14 @@ fn anonymous_mapping(line: &str) -> Option<Region> {
 /// When the process is gone or closed to the caller.
 pub fn resident(pid: u32, align: u64) -> io::Result<Resident> {
     let maps = fs::read(format!("/proc/{pid}/maps"))?;
+    resident_parts(pid, &anonymous(&String::from_utf8_lossy(&maps)), align)
+}
+
+fn resident_parts(pid: u32, mappings: &[Region], align: u64) -> io::Result<Resident> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut found = Resident::default();
     let mut buf = vec![0u8; BATCH * 8];
-    for region in anonymous(&String::from_utf8_lossy(&maps)) {
+    for region in mappings.iter().copied() {
         let mut page = region.start / PAGE;
         let end = region.end / PAGE;
         while page < end {

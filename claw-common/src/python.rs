@@ -1,0 +1,234 @@
+//! The window on a CPython process: what the BPF side must know of it, and
+//! what it writes down for each object that is allocated while the window is
+//! open.
+//!
+//! An allocation is seen where it begins, not where it ends: the block that
+//! pymalloc is about to hand out is the head of the free list of its size
+//! class, which nothing can change in between, since the caller holds the GIL.
+//! So one probe at the allocator's first instructions gives type (or size),
+//! address and stack, and no return address in the target is ever rewritten.
+
+use crate::RecordedLabel;
+
+/// Which function a probe sits in, by its arguments: its attach cookie.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PySite {
+    /// `f(PyTypeObject *type, …)`: `PyType_GenericAlloc`, `_PyObject_GC_New`.
+    Type = 0,
+    /// `f(size_t nbytes)`: `PyObject_Malloc`.
+    Size = 1,
+    /// `f(size_t count, size_t each)`: `PyObject_Calloc`.
+    Count = 2,
+    /// `f(void *old, size_t nbytes)`: `PyObject_Realloc`.
+    Resize = 3,
+}
+
+/// How a thread's running frames are linked.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PyFrames {
+    /// 3.8 to 3.10: `PyFrameObject`.
+    Object = 0,
+    /// 3.11: `_PyInterpreterFrame`, with [`FRAME_311`].
+    V311 = 1,
+    /// 3.12 and later, with [`FRAME_312`].
+    V312 = 2,
+}
+
+/// Fields of `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`), bytes
+/// from its start. Constants, since the BPF side reads a frame's first
+/// [`FRAME_WORDS`] words at once and picks them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterpreterFrame {
+    pub code: usize,
+    pub previous: usize,
+    /// `prev_instr`, `instr_ptr` from 3.13.
+    pub instruction: usize,
+    pub owner: usize,
+    pub locals: usize,
+}
+
+pub const FRAME_311: InterpreterFrame =
+    InterpreterFrame { code: 32, previous: 48, instruction: 56, owner: 69, locals: 72 };
+pub const FRAME_312: InterpreterFrame =
+    InterpreterFrame { code: 0, previous: 8, instruction: 56, owner: 70, locals: 72 };
+pub const FRAME_WORDS: usize = 9;
+/// `FRAME_OWNED_BY_CSTACK`: from here on a frame is no Python function's.
+pub const OWNED_BY_CSTACK: u8 = 3;
+
+/// Fields of `PyFrameObject` (`Include/cpython/frameobject.h`, 3.8–3.10) that
+/// have not moved.
+pub const F_BACK: u32 = 24;
+pub const F_CODE: u32 = 32;
+
+/// Frames of one stack that are kept, leaf first.
+pub const MAX_FRAMES: usize = 24;
+/// Context variables that are looked for.
+pub const MAX_VARIABLES: usize = 4;
+/// Objects, stacks, frames, types and code objects known at once.
+pub const MAX_ENTRIES: u32 = 1 << 17;
+pub const MAX_STACKS: u32 = 1 << 13;
+pub const MAX_STACK_FRAMES: u32 = 1 << 17;
+pub const MAX_TYPES: u32 = 1 << 10;
+pub const MAX_CODES: u32 = 1 << 14;
+/// pymalloc's size classes: 16, 32 … 512 bytes.
+pub const CLASSES: u32 = 32;
+
+/// A context variable that names a tenant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyVariable {
+    /// Address of the `ContextVar`; 0 when there is none.
+    pub address: u64,
+    /// Its hash, folded to 32 bits as `hamt_hash` does.
+    pub hash: u32,
+    /// Rank of the rule that names it.
+    pub rank: u32,
+}
+
+/// One process. Addresses are absolute, offsets in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyTarget {
+    /// Where the address of the running thread's `PyThreadState` stands.
+    pub tstate_at: u64,
+    /// `usedpools`, `struct pools` of the main interpreter.
+    pub used_pools: u64,
+    pub type_str: u64,
+    pub type_int: u64,
+    /// Types of the nodes of a context's mapping; 0 when not known.
+    pub type_bitmap: u64,
+    pub type_array: u64,
+    pub variables: [PyVariable; MAX_VARIABLES],
+    /// A [`PyFrames`].
+    pub frames: u32,
+    /// `PyThreadState.frame`, `.cframe` or `.current_frame`.
+    pub ts_frame: u32,
+    /// `_PyCFrame.current_frame`; `u32::MAX` where there is no `cframe`.
+    pub cframe_frame: u32,
+    /// `PyFrameObject.f_lasti` and `.f_localsplus`, ≤ 3.10.
+    pub f_lasti: u32,
+    pub f_locals: u32,
+    /// `PyThreadState.context`.
+    pub ts_context: u32,
+    /// Where a compact `str`'s characters begin: ASCII, others.
+    pub str_ascii: u32,
+    pub str_compact: u32,
+    /// `PyLongObject` begins with `lv_tag` (3.12+) instead of `ob_size`.
+    pub int_tag: u32,
+    /// Size classes that [`PySite::Size`] and the like look at, one bit each.
+    pub classes: u32,
+    /// Rank of the rule `thread-name`; `u32::MAX` when it is not given.
+    pub thread_rank: u32,
+    /// Local variables are looked for in every frame.
+    pub locals: u32,
+    /// Write down what hits.
+    pub active: u32,
+    pub _pad: u32,
+}
+
+/// A type (or a code object) of one process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PyKey {
+    pub address: u64,
+    pub tgid: u32,
+    pub _pad: u32,
+}
+
+/// A local variable of a code object that names a tenant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyLocal {
+    /// Among `localsplus`; [`PyLocal::NONE`] when it has none.
+    pub index: u16,
+    /// It is a cell.
+    pub cell: u16,
+    pub rank: u32,
+}
+
+impl PyLocal {
+    pub const NONE: u16 = u16::MAX;
+}
+
+/// A stack of one type in one process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PyStackKey {
+    /// Of type and frames.
+    pub hash: u64,
+    pub tgid: u32,
+    /// Of a frame: its number. Of a stack: 0.
+    pub index: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyStack {
+    /// Allocations.
+    pub count: u64,
+    pub frames: u32,
+    /// There were more.
+    pub cut: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyFrame {
+    /// Address of the code object.
+    pub code: u64,
+    /// Address of the instruction; ≤ 3.10: `f_lasti`.
+    pub instruction: u64,
+}
+
+/// Who allocated the block at an address last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PyEntry {
+    /// `CLOCK_MONOTONIC`, ns.
+    pub time_ns: u64,
+    pub stack: u64,
+    /// `key` is a rule's rank, with the flags below.
+    pub label: RecordedLabel,
+}
+
+impl PyEntry {
+    /// The label's value is an `int`: its low 8 bytes.
+    pub const INT: u8 = 0x40;
+    /// … is Latin-1 and not ASCII.
+    pub const LATIN1: u8 = 0x20;
+    pub const RANK: u8 = 0x1f;
+}
+
+/// Cost and losses of one process's window.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PyStat {
+    /// Probe hits, written down or not, and ns inside the program.
+    pub hits: u64,
+    pub ns: u64,
+    /// Time of the first and the latest hit, `CLOCK_MONOTONIC` ns.
+    pub first_ns: u64,
+    pub last_ns: u64,
+    /// Written down.
+    pub entries: u64,
+    /// Not written down: no pool of that size had a free block, so that a new
+    /// one was begun.
+    pub no_block: u64,
+    /// … there was no room for a new stack, or the thread had none.
+    pub no_stack: u64,
+    /// A tenant's value that is no `str` or `int`, or could not be read.
+    pub label_unreadable: u64,
+}
+
+const _: () = assert!(core::mem::size_of::<PyVariable>() == 16);
+const _: () = assert!(core::mem::size_of::<PyTarget>() == 168);
+const _: () = assert!(core::mem::size_of::<PyKey>() == 16);
+const _: () = assert!(core::mem::size_of::<PyLocal>() == 8);
+const _: () = assert!(core::mem::size_of::<PyStackKey>() == 16);
+const _: () = assert!(core::mem::size_of::<PyStack>() == 16);
+const _: () = assert!(core::mem::size_of::<PyFrame>() == 16);
+const _: () = assert!(core::mem::size_of::<PyEntry>() == 88);
+const _: () = assert!(core::mem::size_of::<PyStat>() == 64);
+const _: () = assert!(FRAME_311.locals <= FRAME_WORDS * 8 && FRAME_312.locals <= FRAME_WORDS * 8);

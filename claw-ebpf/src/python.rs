@@ -1,0 +1,293 @@
+//! The window on CPython: who allocated each object of the types that grow.
+//!
+//! One program for all allocators, told apart by the attach cookie. It sits at
+//! their first instructions, finds out which block they will hand out (see
+//! `claw_common::python`), and writes down stack, tenant and time under its
+//! address. Nothing is sent: the agent reads the maps when the window closes.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::bpf_get_attach_cookie,
+    macros::{map, uprobe},
+    maps::{HashMap, LruHashMap},
+    programs::ProbeContext,
+};
+use claw_common::{
+    PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyTarget, RecordedLabel,
+    config::MAX_TARGETS,
+    event::MAX_LABEL,
+    python::{
+        CLASSES, F_BACK, F_CODE, FRAME_311, FRAME_312, FRAME_WORDS, MAX_CODES, MAX_ENTRIES,
+        MAX_FRAMES, MAX_STACK_FRAMES, MAX_STACKS, MAX_TYPES, OWNED_BY_CSTACK, PyFrames,
+    },
+};
+
+use crate::{
+    emit::{add, now, tgid},
+    pytenant,
+    regs::c,
+    user::read,
+};
+
+#[map]
+static PY_TARGETS: HashMap<u32, PyTarget> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+#[map]
+static PY_STATS: HashMap<u32, PyStat> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// Types that grow → the size class of their objects.
+#[map]
+static PY_TYPES: HashMap<PyKey, u32> = HashMap::with_max_entries(MAX_TYPES, 0);
+
+/// Block → who allocated it last.
+#[map]
+static PY_ENTRIES: LruHashMap<PyKey, PyEntry> = LruHashMap::with_max_entries(MAX_ENTRIES, 0);
+
+#[map]
+static PY_STACKS: HashMap<PyStackKey, PyStack> =
+    HashMap::with_max_entries(MAX_STACKS, BPF_F_NO_PREALLOC);
+
+#[map]
+static PY_FRAMES: HashMap<PyStackKey, PyFrame> =
+    HashMap::with_max_entries(MAX_STACK_FRAMES, BPF_F_NO_PREALLOC);
+
+/// Code object → the local variable in it that names a tenant.
+#[map]
+static PY_LOCALS: HashMap<PyKey, PyLocal> = HashMap::with_max_entries(MAX_CODES, BPF_F_NO_PREALLOC);
+
+/// `pool_header`: `freeblock`, `nextpool` (`Objects/obmalloc.c`).
+const FREEBLOCK: u32 = 8;
+const NEXTPOOL: u32 = 16;
+
+#[uprobe]
+pub fn py_alloc(ctx: ProbeContext) -> u32 {
+    let start = now();
+    let pid = tgid();
+    // SAFETY: entries are replaced whole by the agent, and a stale copy only
+    // matters while a window opens or closes.
+    let Some(target) = (unsafe { PY_TARGETS.get(&pid) }) else { return 0 };
+    let Some(stat) = PY_STATS.get_ptr_mut(&pid) else { return 0 };
+    if target.active != 0 {
+        hit(&ctx, pid, target, stat, start);
+    }
+    // SAFETY: stat points to a map value of this type; the times are only
+    // written here, and one of two that are written at once is as good.
+    unsafe {
+        if (*stat).first_ns == 0 {
+            (*stat).first_ns = start;
+        }
+        (*stat).last_ns = start;
+        add(&raw mut (*stat).hits, 1);
+        add(&raw mut (*stat).ns, now().wrapping_sub(start));
+    }
+    0
+}
+
+#[inline(always)]
+fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_ns: u64) {
+    // SAFETY: the helper has no preconditions beyond a live context.
+    let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let (first, second) = (c::arg0(ctx), c::arg1(ctx));
+    let (typ, class) = if site == PySite::Type as u64 {
+        let key = PyKey { address: first, tgid: pid, _pad: 0 };
+        // SAFETY: written by the agent before the window opens.
+        let Some(class) = (unsafe { PY_TYPES.get(&key) }) else { return };
+        (first, *class)
+    } else {
+        let bytes = if site == PySite::Size as u64 {
+            first
+        } else if site == PySite::Count as u64 {
+            first.wrapping_mul(second)
+        } else {
+            second
+        };
+        let class = (bytes.wrapping_sub(1) >> 4) as u32;
+        if bytes == 0 || bytes > 512 || target.classes & (1 << (class & 31)) == 0 {
+            return;
+        }
+        (0, class)
+    };
+    let Some(block) = next_block(target.used_pools, class) else {
+        // SAFETY: stat points to a map value of its type.
+        unsafe { add(&raw mut (*stat).no_block, 1) };
+        return;
+    };
+    let mut entry = PyEntry {
+        time_ns,
+        stack: 0,
+        label: RecordedLabel {
+            key: RecordedLabel::NONE,
+            len: 0,
+            full_len: 0,
+            _pad: 0,
+            value: [0; MAX_LABEL],
+        },
+    };
+    let Some(thread) = read::<u64>(target.tstate_at, 0).filter(|t| *t != 0) else {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*stat).no_stack, 1) };
+        return;
+    };
+    let mut unreadable = 0;
+    pytenant::of_thread(target, thread, &mut entry.label, &mut unreadable);
+    let hash = walk(pid, target, thread, typ, &mut entry.label, &mut unreadable);
+    if unreadable != 0 {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*stat).label_unreadable, 1) };
+    }
+    entry.stack = hash;
+    let key = PyStackKey { hash, tgid: pid, index: 0 };
+    match PY_STACKS.get_ptr_mut(&key) {
+        // SAFETY: the pointer is to a map value of this type.
+        Some(known) => unsafe { add(&raw mut (*known).count, 1) },
+        None => {
+            if !keep(pid, target, thread, hash) {
+                // SAFETY: as above.
+                unsafe { add(&raw mut (*stat).no_stack, 1) };
+                return;
+            }
+        }
+    }
+    if PY_ENTRIES.insert(&PyKey { address: block, tgid: pid, _pad: 0 }, &entry, 0).is_ok() {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*stat).entries, 1) };
+    }
+}
+
+/// The block that pymalloc hands out next for a size class.
+#[inline(always)]
+fn next_block(used_pools: u64, class: u32) -> Option<u64> {
+    // `usedpools[2 * class]` points to the first pool with a free block, or, as
+    // if it were the header of one, to where its own links would be.
+    let at = used_pools.wrapping_add(u64::from(class & (CLASSES - 1)) * 16);
+    let pool: u64 = read(at, 0)?;
+    if pool == at.wrapping_sub(u64::from(NEXTPOOL)) {
+        return None;
+    }
+    read::<u64>(pool, FREEBLOCK).filter(|b| *b != 0)
+}
+
+/// A running frame, innermost first.
+struct Running {
+    frame: u64,
+    object: bool,
+    old: bool,
+    lasti: u32,
+}
+
+struct Seen {
+    frame: PyFrame,
+    /// Address of its local variables.
+    locals: u64,
+}
+
+impl Running {
+    #[inline(always)]
+    fn of(target: &PyTarget, thread: u64) -> Self {
+        let mut frame = read(thread, target.ts_frame).unwrap_or(0);
+        if target.cframe_frame != u32::MAX {
+            frame = read(frame, target.cframe_frame).unwrap_or(0);
+        }
+        Self {
+            frame,
+            object: target.frames == PyFrames::Object as u32,
+            old: target.frames == PyFrames::V311 as u32,
+            lasti: target.f_lasti,
+        }
+    }
+
+    /// The frame here, `None` inside when it is no Python function's; goes on
+    /// to its caller.
+    #[inline(always)]
+    fn next(&mut self, f_locals: u32) -> Option<Option<Seen>> {
+        if self.frame == 0 {
+            return None;
+        }
+        let at = self.frame;
+        if self.object {
+            let code: u64 = read(at, F_CODE)?;
+            let lasti: i32 = read(at, self.lasti)?;
+            self.frame = read(at, F_BACK)?;
+            let frame = PyFrame { code, instruction: lasti as u32 as u64 };
+            return Some(Some(Seen { frame, locals: at.wrapping_add(u64::from(f_locals)) }));
+        }
+        let words: [u64; FRAME_WORDS] = read(at, 0)?;
+        let f = if self.old { FRAME_311 } else { FRAME_312 };
+        let (code, previous, owner) = if self.old {
+            let owner = words[FRAME_311.owner / 8] >> (FRAME_311.owner % 8 * 8);
+            (words[FRAME_311.code / 8], words[FRAME_311.previous / 8], owner as u8)
+        } else {
+            let owner = words[FRAME_312.owner / 8] >> (FRAME_312.owner % 8 * 8);
+            (words[FRAME_312.code / 8], words[FRAME_312.previous / 8], owner as u8)
+        };
+        self.frame = previous;
+        if owner >= OWNED_BY_CSTACK {
+            return Some(None);
+        }
+        let frame = PyFrame { code, instruction: words[FRAME_312.instruction / 8] };
+        Some(Some(Seen { frame, locals: at.wrapping_add(f.locals as u64) }))
+    }
+}
+
+#[inline(always)]
+fn mix(hash: u64, value: u64) -> u64 {
+    let h = (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^ (h >> 29)
+}
+
+/// The hash of type and stack; on the way the nearest local variable that names
+/// a tenant.
+#[inline(always)]
+fn walk(
+    pid: u32,
+    target: &PyTarget,
+    thread: u64,
+    typ: u64,
+    label: &mut RecordedLabel,
+    unreadable: &mut u32,
+) -> u64 {
+    let mut running = Running::of(target, thread);
+    let mut hash = mix(0, typ);
+    let mut look = target.locals != 0;
+    for _ in 0..MAX_FRAMES {
+        let Some(seen) = running.next(target.f_locals) else { break };
+        let Some(seen) = seen else { continue };
+        hash = mix(mix(hash, seen.frame.code), seen.frame.instruction);
+        if !look {
+            continue;
+        }
+        let key = PyKey { address: seen.frame.code, tgid: pid, _pad: 0 };
+        // SAFETY: entries are only added by the agent.
+        let Some(local) = (unsafe { PY_LOCALS.get(&key) }) else { continue };
+        if local.index != PyLocal::NONE
+            && pytenant::of_local(target, seen.locals, local, label, unreadable)
+        {
+            look = false;
+        }
+    }
+    hash
+}
+
+/// Write a stack down that is new.
+#[inline(always)]
+fn keep(pid: u32, target: &PyTarget, thread: u64, hash: u64) -> bool {
+    let mut running = Running::of(target, thread);
+    let mut n = 0u32;
+    for _ in 0..MAX_FRAMES {
+        let Some(seen) = running.next(target.f_locals) else { break };
+        let Some(seen) = seen else { continue };
+        let key = PyStackKey { hash, tgid: pid, index: n };
+        if PY_FRAMES.insert(&key, &seen.frame, 0).is_err() {
+            return false;
+        }
+        n += 1;
+    }
+    if n == 0 {
+        return false;
+    }
+    let stack = PyStack { count: 1, frames: n, cut: u32::from(running.frame != 0) };
+    // The frames first: whoever finds the stack finds them.
+    let key = PyStackKey { hash, tgid: pid, index: 0 };
+    PY_STACKS.insert(&key, &stack, u64::from(BPF_NOEXIST)).is_ok()
+}

@@ -1,0 +1,454 @@
+//! One window on a CPython process, from the census before it to the look that
+//! tells what stayed. Runs on a thread of its own: it waits, and reads much.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use claw_common::{
+    PyLocal, PyStat, PyTarget,
+    python::{MAX_VARIABLES, PyVariable},
+};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    clock::monotonic_ns,
+    duty::{Duty, lost_ns},
+    pystacks::Stacks,
+    windows::{INDIRECT, Usage},
+};
+use crate::{
+    probe::{HitCost, Passes, PyPlan, PyWindows},
+    report::clean::clean,
+    stream::{PyGain, PyWindow, PyWriter},
+    target::{
+        cpython::{
+            census::Census,
+            layout::{self, flags},
+            live::{Inside, LivePython},
+            members::{self, Members, Wanted},
+        },
+        memory::Memory,
+        process::Process,
+    },
+    tenant::Rule,
+};
+
+/// A window is closed after this long at the latest, ns.
+const LONGEST_NS: u64 = 10_000_000_000;
+/// Between two looks at its cost: at first a new function comes with each, whose
+/// local variables have to be looked up.
+const LOOK: Duration = Duration::from_millis(5);
+/// From its end to the look that tells what stayed.
+const SETTLE: Duration = Duration::from_secs(5);
+/// Budget that is saved up for one, as if it were spent over this long, ns.
+const SAVED_NS: f64 = 10e9;
+const ALL_CLASSES: u32 = u32::MAX;
+/// Interpreter's own types of which freed objects are kept for reuse
+/// (`Include/internal/pycore_freelist.h` and before it each type's file).
+const REUSED: [&str; 8] =
+    ["list", "dict", "tuple", "float", "slice", "frame", "Context", "_contextvars.Context"];
+
+/// What a window is to see, and may cost.
+pub struct Watch {
+    pub process: Process,
+    pub windows: Arc<PyWindows>,
+    /// Names of the types that grow.
+    pub types: Vec<String>,
+    /// With their rank.
+    pub rules: Vec<(u8, Rule)>,
+    pub cost: HitCost,
+}
+
+/// A window that is open, or about to be.
+#[derive(Debug)]
+pub struct Open {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(Duty, Result<PyWindow, String>)>,
+}
+
+/// The budget of a process's windows.
+pub fn budget(max_overhead: f64, pid: u32) -> Duty {
+    let now = monotonic_ns();
+    Duty::saving(max_overhead, now, u64::from(pid) ^ now, max_overhead * SAVED_NS)
+}
+
+impl Open {
+    pub fn start(watch: Watch, mut duty: Duty) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let seen = window(&watch, &mut duty, &stopped);
+            watch.windows.remove(watch.process.pid);
+            (duty, seen)
+        });
+        Self { stop, thread }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Wait for its end, which comes soon when `now`: then what it has seen so
+    /// far is what it gives.
+    pub fn end(self, now: bool) -> Option<(Duty, Result<PyWindow, String>)> {
+        if now {
+            self.stop.store(true, Ordering::Relaxed);
+            self.thread.thread().unpark();
+        }
+        // A thread that panicked has closed its window by that.
+        self.thread.join().ok()
+    }
+}
+
+/// Everything that has to be known before it opens.
+struct Ready {
+    live: LivePython,
+    inside: Inside,
+    names: Vec<String>,
+    wanted: Vec<Wanted>,
+    before: Members,
+    plan: PyPlan,
+    target: PyTarget,
+    types: Vec<(u64, u32)>,
+}
+
+fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWindow, String> {
+    let pid = watch.process.pid;
+    let ready = prepare(watch)?;
+    let text = |e: crate::probe::ProbeError| e.to_string();
+    let (mut on, off) = (ready.target, ready.target);
+    on.active = 1;
+    let mut usage = Usage::new(pid, monotonic_ns());
+    let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
+    let trap = if ready.plan.stepped == 0 { watch.cost.emulated } else { watch.cost.stepped };
+    let mut account = Account { trap, paid: PyStat::default(), lost_ns: 0.0 };
+    let began = monotonic_ns();
+    // What the look at its end will take.
+    let walked = find(&ready, ready.before.classes.iter().fold(0, |a, c| a | c));
+    let walk = monotonic_ns().saturating_sub(began) as f64;
+    walked.map_err(|e| e.to_string())?;
+    let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(text)?;
+    watch.windows.set(pid, on).map_err(text)?;
+    let from_ns = monotonic_ns();
+    let mut to_ns;
+    loop {
+        thread::park_timeout(LOOK);
+        to_ns = monotonic_ns();
+        duty.advance(to_ns);
+        usage.look(to_ns);
+        account.pay(watch, duty, usage.used);
+        stacks.look(&watch.windows, pid);
+        let over = to_ns.saturating_sub(from_ns) >= LONGEST_NS;
+        if over || duty.must_close() || stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        // The walk that ends it happens while it still is open.
+        let rate = account.lost_ns / to_ns.saturating_sub(from_ns).max(1) as f64;
+        duty.expect_tail(rate * walk);
+    }
+    let gone = |e: crate::target::cpython::live::LiveError| e.to_string();
+    let classes = ready.before.classes.iter().fold(0, |a, c| a | c);
+    let after = find(&ready, classes).map_err(gone)?;
+    let written: FxHashMap<u64, (u32, claw_common::PyEntry)> = after
+        .objects
+        .iter()
+        .filter(|(at, _)| !ready.before.objects.contains_key(at))
+        .filter_map(|(at, i)| {
+            let before = ready.wanted.get(*i as usize)?.before as u64;
+            let entry = watch.windows.entry(pid, at.checked_sub(before)?)?;
+            Some((*at, (*i, entry)))
+        })
+        .collect();
+    watch.windows.set(pid, off).map_err(text)?;
+    stacks.look(&watch.windows, pid);
+    stacks.count(&watch.windows, pid);
+    drop(links);
+    duty.advance(monotonic_ns());
+    let tail = account.pay(watch, duty, usage.used);
+    duty.closed(account.lost_ns, tail, false);
+    let stat = account.paid;
+
+    let checked = settle(stopped).then(|| find(&ready, classes).ok()).flatten();
+    let checked_ns = checked.as_ref().map_or(0, |_| monotonic_ns());
+    let stayed = |at: &u64, i: u32| checked.as_ref().is_none_or(|c| c.objects.get(at) == Some(&i));
+    let half = from_ns + (to_ns - from_ns) / 2;
+    let mut gains: Vec<Gain> = ready.names.iter().map(|_| Gain::default()).collect();
+    for (at, i) in &after.objects {
+        if ready.before.objects.contains_key(at) || !stayed(at, *i) {
+            continue;
+        }
+        let Some(gain) = gains.get_mut(*i as usize) else { continue };
+        gain.stayed += 1;
+        let Some((_, entry)) = written.get(at) else { continue };
+        let Some(stack) = stacks.id(entry.stack) else { continue };
+        let writer = gain.by.entry((stacks.tenant(&entry.label), stack)).or_default();
+        writer.0 += 1;
+        writer.1 += u64::from(entry.time_ns < half);
+    }
+    let lost = [
+        ("python_new_pool", stat.no_block),
+        ("python_no_stack", stat.no_stack),
+        ("python_tenant_unreadable", stat.label_unreadable),
+        ("python_objects_cut", u64::from(after.cut || ready.before.cut)),
+        ("python_code_unreadable", stacks.unreadable),
+    ];
+    Ok(PyWindow {
+        pid,
+        from_ns,
+        to_ns,
+        checked_ns,
+        functions: ready.plan.functions.iter().map(|f| (*f).to_owned()).collect(),
+        hits: stat.hits,
+        lost_work_ns: account.lost_ns,
+        lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+        gains: ready
+            .names
+            .iter()
+            .zip(gains)
+            .map(|(name, gain)| gain.finish(name, &stacks))
+            .collect(),
+        stacks: stacks.frames(),
+    })
+}
+
+/// By tenant and stack: stayed, and of those the early ones.
+#[derive(Default)]
+struct Gain {
+    stayed: u64,
+    by: FxHashMap<(Option<String>, u32), (u64, u64)>,
+}
+
+impl Gain {
+    fn finish(self, name: &str, stacks: &Stacks<'_>) -> PyGain {
+        let mut by: Vec<PyWriter> = self
+            .by
+            .into_iter()
+            .map(|((tenant, stack), (stayed, early))| PyWriter {
+                allocated: stacks.allocated(stack),
+                tenant,
+                stack,
+                stayed,
+                early,
+            })
+            .collect();
+        by.sort_by(|a, b| {
+            b.stayed.cmp(&a.stayed).then_with(|| (&a.tenant, a.stack).cmp(&(&b.tenant, b.stack)))
+        });
+        PyGain {
+            type_name: name.to_owned(),
+            stayed: self.stayed,
+            entered: by.iter().map(|w| w.stayed).sum(),
+            reused: REUSED.contains(&name),
+            by,
+        }
+    }
+}
+
+struct Account {
+    trap: f64,
+    paid: PyStat,
+    lost_ns: f64,
+}
+
+impl Account {
+    /// Pay for what was hit since the last time; gives its price, ns of lost
+    /// work.
+    fn pay(&mut self, watch: &Watch, duty: &mut Duty, cpus: f64) -> f64 {
+        let stat = watch.windows.stat(watch.process.pid);
+        let old = std::mem::replace(&mut self.paid, stat);
+        let hits = stat.hits.saturating_sub(old.hits);
+        let since = if old.last_ns == 0 { stat.first_ns } else { old.last_ns };
+        let program = stat.ns.saturating_sub(old.ns) as f64 / hits.max(1) as f64;
+        let each = (self.trap + program) * INDIRECT;
+        let lost = lost_ns(hits, stat.last_ns.saturating_sub(since), each, cpus);
+        duty.spend(lost);
+        self.lost_ns += lost;
+        lost
+    }
+}
+
+/// Wait until what is at work is done; false when there is no time for that.
+fn settle(stopped: &AtomicBool) -> bool {
+    let end = monotonic_ns() + u64::try_from(SETTLE.as_nanos()).unwrap_or(0);
+    while !stopped.load(Ordering::Relaxed) {
+        let left = end.saturating_sub(monotonic_ns());
+        if left == 0 {
+            return true;
+        }
+        thread::park_timeout(Duration::from_nanos(left));
+    }
+    false
+}
+
+fn find(ready: &Ready, classes: u32) -> Result<Members, crate::target::cpython::live::LiveError> {
+    let regions = ready.live.regions()?;
+    Ok(members::find(&ready.live.objects(), &regions, &ready.wanted, classes))
+}
+
+fn prepare(watch: &Watch) -> Result<Ready, String> {
+    let live = LivePython::open(watch.process.clone()).map_err(|e| e.to_string())?;
+    let inside = live.inside()?;
+    let objects = live.objects();
+    let census = live.census().map_err(|e| e.to_string())?.census;
+    let rows = || census.rows.iter().filter(|r| watch.types.contains(&clean(&r.type_name)));
+    let (mut names, mut wanted) = (Vec::new(), Vec::new());
+    for row in rows() {
+        if let Some(w) = Wanted::at(&objects, inside.layout, row.type_at) {
+            names.push(clean(&row.type_name));
+            wanted.push(w);
+        }
+    }
+    let regions = live.regions().map_err(|e| e.to_string())?;
+    let before = members::find(&objects, &regions, &wanted, ALL_CLASSES);
+    let passes: FxHashSet<Passes> = wanted
+        .iter()
+        .filter_map(|w| objects.type_at(w.address))
+        .flat_map(|t| passes(&live, t.address, t.flags))
+        .copied()
+        .collect();
+    let passes: Vec<Passes> = Passes::ALL.into_iter().filter(|p| passes.contains(p)).collect();
+    if passes.is_empty() {
+        return Err("the types that grow are gone".into());
+    }
+    let plan = PyPlan::of(&live.python, &passes)?;
+    let types = wanted
+        .iter()
+        .zip(&before.classes)
+        .filter(|(_, classes)| **classes != 0)
+        .map(|(w, classes)| (w.address, classes.trailing_zeros()))
+        .collect();
+    let target = target(watch, &live, &inside, &census, &before);
+    Ok(Ready { live, inside, names, wanted, before, plan, target, types })
+}
+
+/// Which allocators the objects of a type come from.
+fn passes(live: &LivePython, at: u64, type_flags: u64) -> &'static [Passes] {
+    let of_any_size = live.word(at + layout::TP_ITEMSIZE).is_some_and(|s| s != 0);
+    if type_flags & flags::HEAPTYPE != 0 && !of_any_size {
+        &[Passes::Instances]
+    } else if type_flags & flags::HAVE_GC != 0 && !of_any_size {
+        &[Passes::Instances, Passes::Collected]
+    } else {
+        &[Passes::Blocks]
+    }
+}
+
+fn target(
+    watch: &Watch,
+    live: &LivePython,
+    inside: &Inside,
+    census: &Census,
+    before: &Members,
+) -> PyTarget {
+    let r = inside.running;
+    let named = |name: &str| {
+        census.rows.iter().find(|row| row.type_name == name).map_or(0, |row| row.type_at)
+    };
+    let rank = |wanted: fn(&Rule) -> bool| {
+        watch.rules.iter().find(|(_, r)| wanted(r)).map(|(rank, _)| u32::from(*rank))
+    };
+    let mut target = PyTarget {
+        tstate_at: inside.thread_at,
+        used_pools: inside.used_pools,
+        type_str: live.python.types.str_,
+        type_int: live.python.types.int,
+        type_bitmap: named("hamt_bitmap_node"),
+        type_array: named("hamt_array_node"),
+        frames: r.frames as u32,
+        ts_frame: r.ts_frame,
+        cframe_frame: r.cframe_frame.unwrap_or(u32::MAX),
+        f_lasti: r.f_lasti,
+        f_locals: r.f_locals,
+        ts_context: r.ts_context,
+        str_ascii: inside.layout.ascii_size as u32,
+        str_compact: inside.layout.compact_size as u32,
+        int_tag: u32::from(inside.layout.minor >= 12),
+        classes: before.classes.iter().fold(0, |a, c| a | c),
+        thread_rank: rank(|r| *r == Rule::ThreadName).unwrap_or(u32::MAX),
+        locals: u32::from(rank(|r| matches!(r, Rule::Local(_))).is_some()),
+        ..PyTarget::default()
+    };
+    // Without a node of a context there is no context that has a variable.
+    if target.type_bitmap != 0 {
+        let found = variables(watch, live, census);
+        for (slot, variable) in target.variables.iter_mut().zip(found) {
+            *slot = variable;
+        }
+    }
+    target
+}
+
+/// The context variables that rules name, best first.
+fn variables(watch: &Watch, live: &LivePython, census: &Census) -> Vec<PyVariable> {
+    let objects = live.objects();
+    let types: Vec<Wanted> = census
+        .rows
+        .iter()
+        .filter(|r| matches!(r.type_name.as_str(), "ContextVar" | "_contextvars.ContextVar"))
+        .filter_map(|r| Wanted::at(&objects, objects.layout, r.type_at))
+        .collect();
+    let Ok(regions) = live.regions() else { return Vec::new() };
+    let all = members::find(&objects, &regions, &types, ALL_CLASSES);
+    let mut found: Vec<PyVariable> = all
+        .objects
+        .keys()
+        .filter_map(|at| {
+            let name = objects.string(live.word(at + layout::CV_NAME)?)?;
+            let rule = Rule::ContextVar(name);
+            let (rank, _) = watch.rules.iter().find(|(_, r)| *r == rule)?;
+            let hash = hamt_hash(live.word(at + layout::CV_HASH)?);
+            Some(PyVariable { address: *at, hash, rank: u32::from(*rank) })
+        })
+        .collect();
+    found.sort_by_key(|v| (v.rank, v.address));
+    found.truncate(MAX_VARIABLES);
+    found
+}
+
+/// `hamt_hash` (`Python/hamt.c`): a `Py_hash_t` folded to 32 bits.
+fn hamt_hash(hash: u64) -> u32 {
+    let folded = (hash as u32) ^ ((hash >> 32) as u32);
+    if folded == u32::MAX { u32::MAX - 1 } else { folded }
+}
+
+/// A window, for the log.
+pub fn describe(seen: &PyWindow) -> String {
+    let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
+    let gains: Vec<String> = seen
+        .gains
+        .iter()
+        .map(|g| format!("{} of {} objects of {}", g.entered, g.stayed, g.type_name))
+        .collect();
+    format!(
+        "process {}: {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate); of what \
+         stayed, the writer is known of {}",
+        seen.pid,
+        seen.functions.join(", "),
+        open / 1e9,
+        seen.hits,
+        seen.lost_work_ns / open.max(1.0) * 100.0,
+        gains.join(", ")
+    )
+}
+
+/// What a local variable is to the BPF side.
+pub fn local(rules: &[(u8, Rule)], names: &[(String, u16, bool)]) -> PyLocal {
+    let best = rules.iter().find_map(|(rank, rule)| {
+        let Rule::Local(wanted) = rule else { return None };
+        let (_, index, cell) = names.iter().find(|(name, _, _)| name == wanted)?;
+        Some(PyLocal { index: *index, cell: u16::from(*cell), rank: u32::from(*rank) })
+    });
+    best.unwrap_or(PyLocal { index: PyLocal::NONE, cell: 0, rank: 0 })
+}
+
+impl LivePython {
+    fn word(&self, at: u64) -> Option<u64> {
+        self.objects().memory.u64_at(at).ok()
+    }
+}

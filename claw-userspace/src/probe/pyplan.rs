@@ -1,0 +1,96 @@
+//! Where a window on a CPython process sits: the allocators that its build
+//! passes through, by the exported names.
+
+use std::path::PathBuf;
+
+use claw_common::PySite;
+use iced_x86::Register;
+
+use super::{
+    link::Place,
+    site::{self, C_ARGUMENTS},
+};
+use crate::target::{cpython::binary::Python, elf::Elf};
+
+/// Bytes of a function that are looked at.
+const HEAD: usize = 96;
+
+/// What a window has to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Passes {
+    /// Objects whose type has `PyType_GenericAlloc` for `tp_alloc`: instances of
+    /// classes.
+    Instances,
+    /// Objects of the interpreter's own types of fixed size.
+    Collected,
+    /// All others: by the size of their block.
+    Blocks,
+}
+
+impl Passes {
+    pub const ALL: [Self; 3] = [Self::Instances, Self::Collected, Self::Blocks];
+
+    fn functions(self) -> &'static [(&'static str, PySite)] {
+        match self {
+            Self::Instances => &[("PyType_GenericAlloc", PySite::Type)],
+            Self::Collected => {
+                &[("_PyObject_GC_New", PySite::Type), ("_PyObject_New", PySite::Type)]
+            }
+            Self::Blocks => &[
+                ("PyObject_Malloc", PySite::Size),
+                ("PyObject_Calloc", PySite::Count),
+                ("PyObject_Realloc", PySite::Resize),
+            ],
+        }
+    }
+}
+
+/// The probes of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PyPlan {
+    pub file: PathBuf,
+    pub places: Vec<Place>,
+    pub functions: Vec<&'static str>,
+    /// At an instruction that the kernel has to step.
+    pub stepped: usize,
+}
+
+impl PyPlan {
+    /// # Errors
+    /// In words, when the file cannot be read or has none of the functions.
+    pub fn of(python: &Python, passes: &[Passes]) -> Result<Self, String> {
+        let elf = Elf::open(&python.opened).map_err(|e| e.to_string())?;
+        let wanted: Vec<_> = passes.iter().flat_map(|p| p.functions()).copied().collect();
+        let symbols = elf.dynamic_symbols(|name| wanted.iter().any(|(n, _)| *n == name));
+        let mut plan = Self {
+            file: python.opened.clone(),
+            places: Vec::new(),
+            functions: Vec::new(),
+            stepped: 0,
+        };
+        for (name, site) in wanted {
+            let Some((_, entry)) = symbols.iter().find(|(n, _)| n == name) else { continue };
+            let mut code = [0; HEAD];
+            elf.read(*entry, &mut code).map_err(|e| format!("code of {name}: {e}"))?;
+            let at = site::with_arguments(&code, *entry, needed(site));
+            let Some(file_offset) = elf.file_offset(at) else { continue };
+            let offset = usize::try_from(at - entry).unwrap_or(0);
+            let cheap = code.get(offset..).is_some_and(site::is_cheap);
+            plan.stepped += usize::from(!cheap);
+            plan.places.push(Place { file_offset, cookie: site as u64 });
+            plan.functions.push(name);
+        }
+        if plan.places.is_empty() {
+            return Err(format!("{} exports no allocator that could be probed", python.file));
+        }
+        Ok(plan)
+    }
+}
+
+fn needed(site: PySite) -> &'static [Register] {
+    match site {
+        PySite::Type | PySite::Size => &[C_ARGUMENTS[0]],
+        PySite::Count => &C_ARGUMENTS,
+        PySite::Resize => &[C_ARGUMENTS[1]],
+    }
+}

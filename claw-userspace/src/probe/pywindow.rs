@@ -1,0 +1,186 @@
+//! The program and maps of windows on CPython. Loaded when the first window
+//! opens, apart from the others: their maps are large, and most runs need none.
+
+use std::sync::{Mutex, PoisonError};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError},
+};
+use claw_common::{PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyTarget};
+
+use super::{
+    link::{Links, Loaded},
+    object::{OBJECT, ProbeError},
+    pyplan::PyPlan,
+};
+
+const PROGRAM: &str = "py_alloc";
+/// The maps that only these windows use; elsewhere they are kept small.
+pub const LARGE_MAPS: [&str; 3] = ["PY_ENTRIES", "PY_STACKS", "PY_FRAMES"];
+/// The maps that they do not use.
+const OTHERS: [&str; 4] = ["EXACT_COUNTS", "EXACT_STACKS", "EXACT_TARGETS", "EXACT_WINDOWS"];
+const SMALL_RING: u32 = 4096;
+
+/// Opens windows; shared by the threads that each keep one process's.
+pub struct PyWindows {
+    program: Loaded,
+    maps: Mutex<Maps>,
+}
+
+struct Maps {
+    targets: HashMap<MapData, u32, PyTarget>,
+    stats: HashMap<MapData, u32, PyStat>,
+    types: HashMap<MapData, PyKey, u32>,
+    entries: HashMap<MapData, PyKey, PyEntry>,
+    stacks: HashMap<MapData, PyStackKey, PyStack>,
+    frames: HashMap<MapData, PyStackKey, PyFrame>,
+    locals: HashMap<MapData, PyKey, PyLocal>,
+}
+
+/// A stack that was seen.
+#[derive(Clone, Debug)]
+pub struct SeenStack {
+    pub hash: u64,
+    /// Allocations.
+    pub count: u64,
+    /// Leaf first.
+    pub frames: Vec<PyFrame>,
+}
+
+impl std::fmt::Debug for PyWindows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PyWindows").finish_non_exhaustive()
+    }
+}
+
+impl PyWindows {
+    /// # Errors
+    /// When the kernel refuses, with the reason.
+    pub fn load() -> Result<Self, ProbeError> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("EVENTS", SMALL_RING);
+        for name in OTHERS {
+            loader.map_max_entries(name, 1);
+        }
+        let mut bpf = loader.load(OBJECT).map_err(|e| ProbeError::Load(e.to_string()))?;
+        let program = Loaded::of_object(OBJECT, &bpf, PROGRAM)?;
+        fn take<K: aya::Pod, V: aya::Pod>(
+            bpf: &mut Ebpf,
+            name: &'static str,
+        ) -> Result<HashMap<MapData, K, V>, ProbeError> {
+            let map = bpf.take_map(name).ok_or(ProbeError::Missing(name))?;
+            map.try_into().map_err(|e: MapError| ProbeError::Map(name, e))
+        }
+        let maps = Maps {
+            targets: take(&mut bpf, "PY_TARGETS")?,
+            stats: take(&mut bpf, "PY_STATS")?,
+            types: take(&mut bpf, "PY_TYPES")?,
+            entries: take(&mut bpf, "PY_ENTRIES")?,
+            stacks: take(&mut bpf, "PY_STACKS")?,
+            frames: take(&mut bpf, "PY_FRAMES")?,
+            locals: take(&mut bpf, "PY_LOCALS")?,
+        };
+        Ok(Self { program, maps: Mutex::new(maps) })
+    }
+
+    fn maps(&self) -> std::sync::MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attach with a clean account; nothing is written down before
+    /// [`Self::set`] says so. `types` with the size class of their objects.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open(
+        &self,
+        pid: u32,
+        target: PyTarget,
+        types: &[(u64, u32)],
+        plan: &PyPlan,
+    ) -> Result<Links, ProbeError> {
+        self.set(pid, target)?;
+        {
+            let mut maps = self.maps();
+            let at = |e| ProbeError::Map("PY_STATS", e);
+            maps.stats.insert(pid, PyStat::default(), 0).map_err(at)?;
+            for (address, class) in types {
+                let at = |e| ProbeError::Map("PY_TYPES", e);
+                maps.types.insert(key(pid, *address), class, 0).map_err(at)?;
+            }
+        }
+        self.program
+            .attach(pid, &plan.file, &plan.places)
+            .map_err(|source| ProbeError::Window { pid, source })
+    }
+
+    /// # Errors
+    /// When the map has no room.
+    pub fn set(&self, pid: u32, target: PyTarget) -> Result<(), ProbeError> {
+        self.maps().targets.insert(pid, target, 0).map_err(|e| ProbeError::Map("PY_TARGETS", e))
+    }
+
+    pub fn stat(&self, pid: u32) -> PyStat {
+        self.maps().stats.get(&pid, 0).unwrap_or_default()
+    }
+
+    /// Say which local variable of a code object names a tenant. Without room
+    /// its tenants stay unknown.
+    pub fn local(&self, pid: u32, code: u64, local: PyLocal) {
+        let _ = self.maps().locals.insert(key(pid, code), local, 0);
+    }
+
+    /// The stacks whose hash `known` does not know.
+    pub fn stacks(&self, pid: u32, known: impl Fn(u64) -> bool) -> Vec<SeenStack> {
+        let maps = self.maps();
+        maps.stacks
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(k, _)| k.tgid == pid && !known(k.hash))
+            .map(|(k, stack)| {
+                let frame = |index| maps.frames.get(&PyStackKey { index, ..k }, 0).ok();
+                let frames = (0..stack.frames).map_while(frame).collect();
+                SeenStack { hash: k.hash, count: stack.count, frames }
+            })
+            .collect()
+    }
+
+    /// Who allocated the block at an address last.
+    pub fn entry(&self, pid: u32, address: u64) -> Option<PyEntry> {
+        self.maps().entries.get(&key(pid, address), 0).ok()
+    }
+
+    /// Let a process go: everything about it is forgotten.
+    pub fn remove(&self, pid: u32) {
+        let mut maps = self.maps();
+        let _ = maps.targets.remove(&pid);
+        let _ = maps.stats.remove(&pid);
+        fn of<V: aya::Pod>(map: &HashMap<MapData, PyKey, V>, pid: u32) -> Vec<PyKey> {
+            map.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect()
+        }
+        for k in of(&maps.types, pid) {
+            let _ = maps.types.remove(&k);
+        }
+        for k in of(&maps.entries, pid) {
+            let _ = maps.entries.remove(&k);
+        }
+        for k in of(&maps.locals, pid) {
+            let _ = maps.locals.remove(&k);
+        }
+        let stacks: Vec<PyStackKey> =
+            maps.stacks.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect();
+        for k in stacks {
+            let _ = maps.stacks.remove(&k);
+        }
+        let frames: Vec<PyStackKey> =
+            maps.frames.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect();
+        for k in frames {
+            let _ = maps.frames.remove(&k);
+        }
+    }
+}
+
+fn key(tgid: u32, address: u64) -> PyKey {
+    PyKey { address, tgid, _pad: 0 }
+}

@@ -1,0 +1,132 @@
+//! Where a running Python thread's frames and their code objects keep what a
+//! stack is made of, per minor version (64-bit builds). Sources:
+//! `Include/cpython/pystate.h`, `Include/cpython/code.h`,
+//! `Include/cpython/frameobject.h` (3.8–3.10),
+//! `Include/internal/pycore_frame.h` (3.11+), `pycore_runtime.h`,
+//! `pycore_gil.h`, `pycore_interp.h`. Checked against the headers of installed
+//! Pythons by `tests/cpython`. Fields that have not moved are in `code`.
+
+use claw_common::python::PyFrames;
+
+/// From `_PyRuntime` to the running thread's state, which whoever holds the GIL
+/// is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// `gilstate.tstate_current`, bytes from `_PyRuntime`.
+    Current(u64),
+    /// `interpreters.main` from there, the interpreter's `ceval.gil`, the
+    /// lock's `last_holder`.
+    Holder { main: u64, gil: u64, last_holder: u64 },
+}
+
+/// Where a code object tells which line an instruction is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// `co_lnotab` (≤ 3.9), by byte offset.
+    Lnotab(u64),
+    /// `co_linetable` of 3.10 (PEP 626), by half of the byte offset.
+    Table310(u64),
+    /// `co_linetable` since 3.11, by address; `co_code_adaptive`.
+    Locations { table: u64, code: u64 },
+}
+
+/// Where a code object keeps the names of its local variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locals {
+    /// `co_nlocals`, `co_varnames`, `co_cellvars`, `co_freevars` (≤ 3.10).
+    Separate { count: u64, names: u64, cells: u64, free: u64 },
+    /// `co_localsplusnames`, `co_localspluskinds`.
+    Together { names: u64, kinds: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub thread: Thread,
+    pub frames: PyFrames,
+    /// `PyThreadState.interp`.
+    pub ts_interp: u64,
+    /// `PyThreadState.frame`, `.cframe`, `.current_frame`.
+    pub ts_frame: u32,
+    /// `_PyCFrame.current_frame`, where there is one.
+    pub cframe_frame: Option<u32>,
+    pub ts_context: u32,
+    /// `PyFrameObject.f_lasti`, `.f_localsplus` (≤ 3.10).
+    pub f_lasti: u32,
+    pub f_locals: u32,
+    pub co_first_line: u64,
+    pub co_file: u64,
+    /// `co_qualname`, `co_name` before 3.11.
+    pub co_name: u64,
+    pub lines: Lines,
+    pub locals: Locals,
+}
+
+const SEPARATE: Locals = Locals::Separate { count: 28, names: 72, cells: 88, free: 80 };
+const TOGETHER: Locals = Locals::Together { names: 96, kinds: 104 };
+
+const fn object_frames(current: u64, f_lasti: u32, lines: Lines) -> Running {
+    Running {
+        thread: Thread::Current(current),
+        frames: PyFrames::Object,
+        ts_interp: 16,
+        ts_frame: 24,
+        cframe_frame: None,
+        ts_context: 240,
+        f_lasti,
+        f_locals: f_lasti + 256,
+        co_first_line: 40,
+        co_file: 104,
+        co_name: 112,
+        lines,
+        locals: SEPARATE,
+    }
+}
+
+static R8: Running = object_frames(1368, 104, Lines::Lnotab(120));
+static R9: Running = object_frames(568, 104, Lines::Lnotab(120));
+static R10: Running = object_frames(568, 96, Lines::Table310(120));
+static R11: Running = Running {
+    thread: Thread::Current(576),
+    frames: PyFrames::V311,
+    ts_interp: 16,
+    ts_frame: 56,
+    cframe_frame: Some(8),
+    ts_context: 224,
+    f_lasti: 0,
+    f_locals: 0,
+    co_first_line: 72,
+    co_file: 112,
+    co_name: 128,
+    lines: Lines::Locations { table: 136, code: 184 },
+    locals: TOGETHER,
+};
+static R12: Running = Running {
+    thread: Thread::Holder { main: 48, gil: 384, last_holder: 8 },
+    frames: PyFrames::V312,
+    cframe_frame: Some(0),
+    ts_context: 208,
+    co_first_line: 68,
+    lines: Lines::Locations { table: 136, code: 192 },
+    ..R11
+};
+static R13: Running = Running {
+    thread: Thread::Holder { main: 640, gil: 16, last_holder: 8 },
+    ts_frame: 72,
+    cframe_frame: None,
+    lines: Lines::Locations { table: 136, code: 200 },
+    ..R12
+};
+
+impl Running {
+    pub fn of(minor: u8) -> Option<&'static Self> {
+        Some(match minor {
+            8 => &R8,
+            9 => &R9,
+            10 => &R10,
+            11 => &R11,
+            12 => &R12,
+            13 => &R13,
+            _ => return None,
+        })
+    }
+}
