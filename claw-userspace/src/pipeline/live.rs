@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::{
     Finished, Options, Select, View, WatchError,
     clock::monotonic_ns,
-    governor::EventCost,
+    governor::{EventCost, Flow},
     lines::LineWriter,
     python::WatchedPython,
     session,
@@ -123,6 +123,7 @@ struct Live<'a> {
     started: Instant,
     stop: Stop,
     stream: Option<LineWriter>,
+    flow: Flow,
 }
 
 impl<'a> Live<'a> {
@@ -159,6 +160,7 @@ impl<'a> Live<'a> {
             started,
             stop,
             stream,
+            flow: Flow::default(),
         })
     }
 
@@ -408,6 +410,7 @@ impl<'a> Live<'a> {
             Ok(c) => EventCost {
                 heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
                 goroutines: c.mean_ns(&[EventKind::GoroutineNew, EventKind::GoroutineExit]),
+                happened: self.flow.happened(c.sent, c.no_room()),
             },
             Err(_) => EventCost::default(),
         };

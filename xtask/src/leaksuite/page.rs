@@ -10,7 +10,7 @@ pub fn render(programs: &[Program], builds: &[&str], outcomes: &[Vec<Outcome>]) 
          `claw-ebpf watch`. Nothing inside a process helps: their own leak profile is taken out.\n\n\
          `watch` sees a leak when goroutines keep coming to a place and never leave it. The programs\n\
          leak once and end, so each is held alive and run again every second in the same process\n\
-         (those that repeat themselves 1000 times or more do so 100 times); one that exits ends only\n\
+         (those that repeat themselves 100 times or more do so 10 times); one that exits ends only\n\
          the goroutine that asks for it. Each figure is of leaks that Go's test expects:\n\n\
          - *found*: a verdict `leak` names the creation site, the place where they wait and for what;\n\
          - *missed*: goroutines stand there at the end, but there is no verdict `leak`;\n\

@@ -14,7 +14,7 @@ use crate::command::status;
 const FOLDERS: [&str; 2] = ["testgoroutineleakprofile", "testgoroutineleakprofile/goker"];
 /// Rounds that a program's own outermost loop is left, which it has to make an
 /// unlikely order of events likely: here it runs again every second as well.
-const ROUNDS: &str = "100";
+const ROUNDS: &str = "10";
 
 /// What Go expects of one program.
 pub struct Program {
@@ -85,7 +85,7 @@ fn kept_alive(text: &str) -> Result<String> {
     let text = text
         .replace(r#"Lookup("goroutineleak")"#, r#"Lookup("threadcreate")"#)
         .replace("os.Exit(0)", "runtime.Goexit()");
-    let loops = Regex::new(r"(?m)^(\tfor i := 0; i <=? )\d{4,5}(; i\+\+ \{)$")?;
+    let loops = Regex::new(r"(?m)^(\tfor i := 0; i <=? )\d{3,5}(; i\+\+ \{)$")?;
     Ok(loops.replace_all(&text, format!("${{1}}{ROUNDS}$2")).into_owned())
 }
 
@@ -131,7 +131,7 @@ mod tests {
         let text = "\tfor i := 0; i < 1000; i++ {\n\t\tfor i := 0; i < 1000; i++ {\n\
                     \tfor i := 0; i < 100000; i++ {\nos.Exit(0)\n";
         let changed = kept_alive(text).unwrap();
-        assert!(changed.starts_with("\tfor i := 0; i < 100; i++ {\n\t\tfor i := 0; i < 1000;"));
+        assert!(changed.starts_with("\tfor i := 0; i < 10; i++ {\n\t\tfor i := 0; i < 1000;"));
         assert!(changed.contains("i < 100000;") && changed.ends_with("runtime.Goexit()\n"));
     }
 }
