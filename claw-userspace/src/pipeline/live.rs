@@ -483,6 +483,9 @@ impl<'a> Live<'a> {
         }
         self.targets = targets;
         self.collect();
+        // Letting many targets go takes its time, in which nothing is seen: what
+        // is judged ends here.
+        let t_ns = monotonic_ns();
         let failed = self.stream.take().and_then(|s| s.finish().err());
         if let Some(e) = failed {
             self.sink.note(&e);
@@ -495,7 +498,7 @@ impl<'a> Live<'a> {
         }
         let watched = self.started.elapsed().as_secs_f64();
         self.sink.put(step("Detached", format!("after {watched:.0} s"), began));
-        self.sink.put(Item::End { t_ns: monotonic_ns() });
+        self.sink.put(Item::End { t_ns });
         self.sink.finish()
     }
 }

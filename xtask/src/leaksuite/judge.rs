@@ -25,10 +25,12 @@ pub struct Outcome {
     pub mains: usize,
 }
 
-/// A place where goroutines stand, as Go's test writes a leak: outermost
-/// function and reason.
+/// A place where goroutines stand.
 #[derive(Default)]
 struct Place {
+    /// As Go's test writes a leak, outermost function and reason; with the
+    /// runtime's own word and with ours, which tells more locks apart.
+    names: [String; 2],
     goroutines: u64,
     is_finding: bool,
     is_main: bool,
@@ -42,26 +44,29 @@ pub fn outcome<'a>(
     let places = places(findings, dump);
     let mut o = Outcome::default();
     for pattern in &p.patterns {
-        let of = places.iter().filter(|(name, _)| pattern.is_match(name));
+        let of = places.iter().filter(|p| p.names.iter().any(|n| pattern.is_match(n)));
         let text = pattern.as_str().replace('\\', "");
-        match of.map(|(_, place)| place).max_by_key(|p| (p.is_finding, p.goroutines)) {
+        match of.max_by_key(|p| (p.is_finding, p.goroutines)) {
             Some(place) if place.is_finding => o.found += 1,
             Some(place) => o.missed.push((text, place.goroutines)),
             None => o.absent.push(text),
         }
     }
-    let expected = |name: &str| p.patterns.iter().any(|pattern| pattern.is_match(name));
-    for (name, place) in places.iter().filter(|(name, p)| p.is_finding && !expected(name)) {
+    let expected = |place: &Place| {
+        p.patterns.iter().any(|pattern| place.names.iter().any(|name| pattern.is_match(name)))
+    };
+    for place in places.into_iter().filter(|p| p.is_finding && !expected(p)) {
+        let [_, name] = place.names;
         if place.is_main {
             o.mains += 1;
         } else {
-            o.other.push(name.clone());
+            o.other.push(name);
         }
     }
     o
 }
 
-fn places<'a>(findings: impl Iterator<Item = &'a Value>, dump: &Value) -> BTreeMap<String, Place> {
+fn places<'a>(findings: impl Iterator<Item = &'a Value>, dump: &Value) -> Vec<Place> {
     let named: Vec<&Value> =
         findings.filter(|f| matches!(f["kind"].as_str(), Some("goroutine" | "thread"))).collect();
     let mut places: BTreeMap<String, Place> = BTreeMap::new();
@@ -76,12 +81,14 @@ fn places<'a>(findings: impl Iterator<Item = &'a Value>, dump: &Value) -> BTreeM
                 && ["file", "line"].iter().all(|k| g["created_by"][k] == f["site"][k])
         };
         let name = outermost.strip_prefix("main.").unwrap_or(outermost);
-        let place = places.entry(format!("{name}(...) [{reason}]")).or_default();
+        let names = [words, &reason].map(|why| format!("{name}(...) [{why}]"));
+        let place = places.entry(names[1].clone()).or_default();
         place.goroutines += g["count"].as_u64().unwrap_or(0);
         place.is_finding |= named.iter().any(|f| is_this(&f));
+        place.names = names;
         place.is_main |= g["created_by"]["function"] == "main.main";
     }
-    places
+    places.into_values().collect()
 }
 
 /// One word of older Go versions stands for several of newer ones.
