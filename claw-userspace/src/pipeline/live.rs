@@ -476,7 +476,10 @@ impl<'a> Live<'a> {
     }
 
     fn finish(mut self) -> Finished {
-        // Windows first: what they saw last belongs to the report.
+        // Windows first: what they saw last belongs to the report, and to the
+        // stream what is still in the ring.
+        self.targets.values_mut().for_each(Watched::stop_windows);
+        self.drain();
         let mut targets = std::mem::take(&mut self.targets);
         for target in targets.values_mut() {
             self.close_windows(target);

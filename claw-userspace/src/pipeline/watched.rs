@@ -296,6 +296,13 @@ impl Watched {
         }
     }
 
+    /// Exact mode: close the window for good.
+    pub fn stop_windows(&mut self) {
+        if let Some(every) = &mut self.every {
+            every.stop();
+        }
+    }
+
     /// Exact mode: end it, and send what was seen last.
     pub fn close_windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
         let Some(mut every) = self.every.take() else { return Vec::new() };
