@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     command::{apt_install, is_root, output},
-    services, toolchain,
+    leaksuite, services, toolchain,
 };
 
 #[derive(clap::Args)]
@@ -59,6 +59,13 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
             "--ignored",
             "--test-threads=1",
         ]))?;
+        match leaksuite::check(root, &go, &root.join("target/release/claw-ebpf")) {
+            Ok(()) => total.passed += 1,
+            Err(e) => {
+                println!("{e:#}");
+                total.failed += 1;
+            }
+        }
     } else {
         println!("not run: the end-to-end tests (--no-root)");
     }

@@ -1,13 +1,14 @@
 //! From the ledger's evidence to findings, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     detect::{Accumulation, Limits, judge},
     explain,
-    ledger::{Amount, Group, Ledger, Lifetimes, Place, Population, Process, Site},
+    ledger::{Amount, Group, Ledger, Lifetimes, Place, Population, Process, Site, SiteId},
     report::{clean::clean, model, site::describe, text},
     stream::Session,
+    tenant::TenantId,
 };
 
 use super::{
@@ -101,55 +102,85 @@ impl Scope<'_> {
         for (i, accumulation) in judged {
             let Some(group) = population.groups().get(i as usize) else { continue };
             let Some(site) = p.sites.get(group.site) else { continue };
-            let mut finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            let place = match kind {
+                Kind::Goroutine => p.places.of(group.tenant, group.site),
+                _ => None,
+            };
+            let about = self.subject(site, place);
+            let mut finding =
+                self.finding(kind, group, (site, &about), &accumulation, ages.get(&i));
             if kind == Kind::Heap {
                 let subject = subject(self.ledger, p, group.tenant, &site.id);
                 let more = self.long_view.evidence(&subject, p.info.pid, group.tenant);
                 finding.evidence.extend(more);
             }
-            if kind == Kind::Goroutine
-                && let Some(place) = p.places.of(group.tenant, group.site)
-            {
+            if let Some(place) = place {
                 self.say_where(&mut finding, place, site);
             }
-            let key = format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
-            found.insert(key, finding);
+            found.insert(self.key(kind, &finding.tenant, &about), finding);
         }
         groups
     }
 
-    /// Goroutines that stand still: a finding where ever more of one creation
+    /// Goroutines that stand still: a finding wherever ever more of one creation
     /// site wait in one place. Gives the groups that are.
     fn places(&self, found: &mut BTreeMap<String, model::Finding>) -> Vec<u32> {
         let p = self.process;
         let population = &p.places.population;
         let limits = self.limits(Kind::Goroutine);
         let evidence = population.evidence(self.now_ns, &p.gc_ns, 0.0, limits.suspect as u64);
-        let mut judged: Vec<(u32, Accumulation)> =
+        let judged: Vec<(u32, Accumulation)> =
             evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
-        // Of several places of one creation site the worst stands for it.
-        judged.sort_by(|a, b| b.1.per_minute.total_cmp(&a.1.per_minute).then(a.0.cmp(&b.0)));
         let groups = judged.iter().map(|(i, _)| *i).collect();
+        let found_at = |i: u32| {
+            let group = population.groups().get(i as usize)?;
+            Some((group, p.places.get(group.site)?))
+        };
+        let mut places_of: BTreeMap<(TenantId, SiteId), usize> = BTreeMap::new();
+        for (group, place) in judged.iter().filter_map(|(i, _)| found_at(*i)) {
+            *places_of.entry((group.tenant, place.creation)).or_default() += 1;
+        }
         let ages = population.ages(self.now_ns);
+        let mut placed = BTreeSet::new();
         for (i, accumulation) in judged {
-            let Some(group) = population.groups().get(i as usize) else { continue };
-            let Some(place) = p.places.get(group.site) else { continue };
+            let Some((group, place)) = found_at(i) else { continue };
             let Some(site) = p.sites.get(place.creation) else { continue };
             let thread = explain::holds_thread(&place.reason);
             let kind = if thread { Kind::Thread } else { Kind::Goroutine };
-            let mut finding = self.finding(kind, group, site, &accumulation, ages.get(&i));
+            let about = self.subject(site, Some(place));
+            let mut finding =
+                self.finding(kind, group, (site, &about), &accumulation, ages.get(&i));
             self.say_where(&mut finding, place, site);
-            let key = |kind| format!("{}/{kind:?}/{}/{}", p.info.pid, finding.tenant, site.id);
-            // Those that were also seen to be born are counted more exactly.
-            if thread {
-                found.remove(&key(Kind::Goroutine));
-            }
-            let known = found.get(&key(kind)).map(|f| f.verdict);
-            if known.is_none_or(|v| v < finding.verdict) {
-                found.insert(key(kind), finding);
+            // All of the creation site together, as they were seen to be born:
+            // counted more exactly where they all wait in one place.
+            let most = p.places.of(group.tenant, place.creation);
+            let all = self.key(Kind::Goroutine, &finding.tenant, &self.subject(site, most));
+            let key = self.key(kind, &finding.tenant, &about);
+            let one = places_of.get(&(group.tenant, place.creation)) == Some(&1);
+            let exact =
+                one && all == key && found.get(&all).is_some_and(|f| f.verdict >= finding.verdict);
+            if !exact {
+                if placed.insert((group.tenant, place.creation)) {
+                    found.remove(&all);
+                }
+                found.insert(key, finding);
             }
         }
         groups
+    }
+
+    /// What tells one finding at a creation site from another: goroutines that
+    /// wait in two places are two leaks, with a line to change for each.
+    fn subject(&self, site: &Site, place: Option<&Place>) -> String {
+        let blocked = place.and_then(|p| Some((&p.reason, self.process.sites.get(p.blocked)?)));
+        match blocked {
+            Some((reason, blocked)) => format!("{}>{}>{reason}", site.id, blocked.id),
+            None => site.id.clone(),
+        }
+    }
+
+    fn key(&self, kind: Kind, tenant: &str, subject: &str) -> String {
+        format!("{}/{kind:?}/{tenant}/{subject}", self.process.info.pid)
     }
 
     fn say_where(&self, finding: &mut model::Finding, place: &Place, creation: &Site) {
@@ -177,7 +208,7 @@ impl Scope<'_> {
         &self,
         kind: Kind,
         group: &Group,
-        site: &Site,
+        (site, about): (&Site, &str),
         a: &Accumulation,
         ages: Option<&(u64, Lifetimes)>,
     ) -> model::Finding {
@@ -190,7 +221,7 @@ impl Scope<'_> {
             info.heap_bytes.filter(|b| heap && *b > 0).map(|b| a.per_minute / b as f64 * 100.0);
         let severity = self.severity(kind, percent, a);
         model::Finding {
-            id: model::finding_id(&info.name, kind, &tenant, &site.id),
+            id: model::finding_id(&info.name, kind, &tenant, about),
             kind,
             verdict: if a.leak { Verdict::Leak } else { Verdict::Suspect },
             severity,

@@ -20,7 +20,7 @@ pub fn interval(rate: f64, spread: Option<f64>) -> Option<[f64; 2]> {
 /// A tenant's bytes per second, with interval.
 pub fn tenant_rate(p: &Process, tenant: TenantId) -> Option<(f64, Option<[f64; 2]>)> {
     let exact = p.exact.as_ref().filter(|e| e.span_ns() > 0)?;
-    let Estimate { bytes, spread, .. } = exact.tenant(tenant, &p.heap)?;
+    let Estimate { bytes, spread, .. } = exact.tenant(tenant)?;
     let rate = bytes / (exact.span_ns() as f64 / 1e9);
     Some((rate, interval(rate, spread)))
 }
@@ -28,7 +28,7 @@ pub fn tenant_rate(p: &Process, tenant: TenantId) -> Option<(f64, Option<[f64; 2
 pub fn target(p: &Process) -> Option<model::Exact> {
     let e = p.exact.as_ref().filter(|e| e.span_ns() > 0)?;
     let span_s = e.span_ns() as f64 / 1e9;
-    let scale = e.scale(&p.heap);
+    let scale = e.scale();
     Some(model::Exact {
         windows: e.windows,
         span_s,
@@ -50,7 +50,7 @@ pub fn target(p: &Process) -> Option<model::Exact> {
 /// Rows of one process, in no order.
 fn rows(engine: &Engine, p: &Process, e: &Exact) -> Vec<model::Allocation> {
     let seconds = e.span_ns() as f64 / 1e9;
-    e.groups(&p.heap)
+    e.groups()
         .filter_map(|(subject, estimate)| {
             let type_name = e.types.get(subject.type_index as usize).filter(|t| !t.is_empty());
             let rate = estimate.count / seconds;

@@ -80,8 +80,10 @@ pub struct Exact {
     parts: f64,
     slots: f64,
     slots_squared: f64,
-    /// The sampler's total and samples when the first window opened.
+    /// The sampler's total and samples when the first window opened, and when
+    /// the latest was reported: the time that the figures are of.
     before: (f64, u64),
+    latest: (f64, u64),
 }
 
 fn sampled(heap: &Population) -> (f64, u64) {
@@ -109,6 +111,7 @@ impl Exact {
             self.since_ns = from_ns;
             self.before = sampled(heap);
         }
+        self.latest = sampled(heap);
         self.until_ns = self.until_ns.max(to_ns);
         self.covered_ns += to_ns.saturating_sub(from_ns);
     }
@@ -152,11 +155,11 @@ impl Exact {
         if self.span_ns() == 0 { 0.0 } else { self.covered_ns as f64 / self.span_ns() as f64 }
     }
 
-    pub fn scale(&self, heap: &Population) -> Scale {
+    pub fn scale(&self) -> Scale {
         if self.windows <= 1 && self.coverage() >= 0.999_999 {
             return Scale::Complete;
         }
-        let (bytes, samples) = sampled(heap);
+        let (bytes, samples) = self.latest;
         let (bytes, samples) = (bytes - self.before.0, samples.saturating_sub(self.before.1));
         if samples >= ENOUGH_SAMPLES && self.slots > 0.0 {
             return Scale::Sampler(bytes / self.slots, 1.0 / samples as f64);
@@ -187,13 +190,13 @@ impl Exact {
         Some(1.96 * (between / (s.count * s.count) + variance).sqrt())
     }
 
-    pub fn groups(&self, heap: &Population) -> impl Iterator<Item = (&Subject, Estimate)> {
-        let scale = self.scale(heap);
+    pub fn groups(&self) -> impl Iterator<Item = (&Subject, Estimate)> {
+        let scale = self.scale();
         self.groups.iter().map(move |(k, s)| (k, self.estimate(s, scale)))
     }
 
-    pub fn tenant(&self, tenant: TenantId, heap: &Population) -> Option<Estimate> {
-        Some(self.estimate(self.tenants.get(&tenant)?, self.scale(heap)))
+    pub fn tenant(&self, tenant: TenantId) -> Option<Estimate> {
+        Some(self.estimate(self.tenants.get(&tenant)?, self.scale()))
     }
 
     /// Tenants that allocated while a window was open.
@@ -262,10 +265,10 @@ mod tests {
             e.covered(t * 1000, t * 1000 + 1000, &none);
             e.add([(subject(1), 10, 640), (subject(2), 1, 8)].into_iter());
         }
-        assert_eq!(e.scale(&none), Scale::Complete);
-        let all: BTreeMap<_, _> = e.groups(&none).map(|(k, v)| (*k, v)).collect();
+        assert_eq!(e.scale(), Scale::Complete);
+        let all: BTreeMap<_, _> = e.groups().map(|(k, v)| (*k, v)).collect();
         assert_eq!(all[&subject(1)], Estimate { count: 40.0, bytes: 2560.0, spread: Some(0.0) });
-        assert!(e.tenant(TenantId(2), &none).is_some_and(|t| (t.bytes - 32.0).abs() < 1e-9));
+        assert!(e.tenant(TenantId(2)).is_some_and(|t| (t.bytes - 32.0).abs() < 1e-9));
     }
 
     #[test]
@@ -274,18 +277,19 @@ mod tests {
         e.covered(1, 2, &heap(0, 0.0));
         for w in 0..50u64 {
             e.windows += 1;
-            e.covered(w * 1_000_000, w * 1_000_000 + 1000, &heap(0, 0.0));
+            // The sampler goes on between the windows, and after the last.
+            e.covered(w * 1_000_000, w * 1_000_000 + 1000, &heap(w * 8 + 8, 500_000.0));
             // A third of the bytes, give or take.
             let n = 95 + w % 11;
             e.add([(subject(1), n, n * 64), (subject(2), 200, 200 * 64)].into_iter());
         }
-        let total = heap(400, 500_000.0);
-        let Scale::Sampler(..) = e.scale(&total) else { panic!("{:?}", e.scale(&total)) };
-        let t = e.tenant(TenantId(1), &total).unwrap();
+        let Scale::Sampler(..) = e.scale() else { panic!("{:?}", e.scale()) };
+        let t = e.tenant(TenantId(1)).unwrap();
         assert!((t.bytes / (2e8 / 3.0) - 1.0).abs() < 0.01, "{t:?}");
         assert!(t.spread.is_some_and(|s| s > 0.09 && s < 0.2), "{t:?}");
         // Without a sampler, by time, and then without an interval.
-        assert!(matches!(e.scale(&heap(3, 1.0)), Scale::Time(f) if f > 900.0));
+        e.covered(49_000_000, 49_001_000, &heap(3, 1.0));
+        assert!(matches!(e.scale(), Scale::Time(f) if f > 900.0));
     }
 
     #[test]

@@ -25,9 +25,18 @@ pub fn lost_ns(hits: u64, on_ns: u64, hit_ns: f64, cpus: f64) -> f64 {
     (hits as f64 * hit_ns / cpus.max(0.01)).min(on_ns as f64)
 }
 
+/// Share of the budget that is left to windows however much the other probes on
+/// the target cost: without any there would be nothing to report.
+const LEAST_SHARE: f64 = 0.25;
+
 #[derive(Debug)]
 pub struct Duty {
     budget: f64,
+    /// What the other probes cost and was not set off yet, ns; and what came in
+    /// and was set off in all.
+    owed_ns: f64,
+    income_ns: f64,
+    set_off_ns: f64,
     saved_ns: f64,
     now_ns: u64,
     /// Learned: cost of the shortest window, and the part of it that falls
@@ -43,6 +52,9 @@ impl Duty {
     pub fn new(budget: f64, now_ns: u64, seed: u64) -> Self {
         Self {
             budget,
+            owed_ns: 0.0,
+            income_ns: 0.0,
+            set_off_ns: 0.0,
             saved_ns: 0.0,
             now_ns,
             shortest_ns: FIRST_GUESS_NS,
@@ -63,26 +75,40 @@ impl Duty {
         self.tail_ns = ns;
     }
 
-    /// Time goes on.
-    pub fn advance(&mut self, now_ns: u64) {
+    /// Time goes on. `beside_ns` of the target's work were lost to other probes
+    /// since the last call: the budget is for all together.
+    pub fn advance(&mut self, now_ns: u64, beside_ns: f64) {
         let elapsed = now_ns.saturating_sub(self.now_ns) as f64;
         self.now_ns = self.now_ns.max(now_ns);
         let most = MOST_SAVED_NS.max(self.shortest_ns * (1.0 + JITTER));
-        self.saved_ns = (self.saved_ns + elapsed * self.budget).min(most);
+        let income = elapsed * self.budget;
+        let set_off = (self.owed_ns + beside_ns).min(income * (1.0 - LEAST_SHARE));
+        // What cannot be set off soon never will be.
+        self.owed_ns = (self.owed_ns + beside_ns - set_off).min(most);
+        self.income_ns += income;
+        self.set_off_ns += set_off;
+        self.saved_ns = (self.saved_ns + income - set_off).min(most);
+    }
+
+    /// Share of the target's time that is left to windows, on average.
+    fn share(&self) -> f64 {
+        let left = 1.0 - self.set_off_ns / self.income_ns.max(1.0);
+        self.budget * left.max(LEAST_SHARE)
     }
 
     /// ns until a window may open; 0 when it may now.
     pub fn wait_ns(&self) -> u64 {
         let missing = self.shortest_ns * self.needed - self.saved_ns;
-        (missing.max(0.0) / self.budget).ceil() as u64
+        (missing.max(0.0) / self.share()).ceil() as u64
     }
 
     pub fn spend(&mut self, ns: f64) {
         self.saved_ns -= ns;
     }
 
+    /// Never with a budget of everything: then no window costs too much.
     pub fn must_close(&self) -> bool {
-        self.saved_ns < self.tail_ns
+        self.budget < 1.0 && self.saved_ns < self.tail_ns
     }
 
     /// A window that cost `total_ns` is closed; `tail_ns` of that fell after
@@ -101,7 +127,7 @@ impl Duty {
 
     /// ns from one window to the next that the budget allows at most.
     pub fn period_ns(&self) -> f64 {
-        self.shortest_ns * (1.0 + JITTER / 2.0) / self.budget
+        self.shortest_ns * (1.0 + JITTER / 2.0) / self.share()
     }
 }
 
@@ -117,7 +143,7 @@ mod tests {
         let mut d = Duty::new(budget, 0, 7);
         let (mut t, mut total, mut windows, mut open_ms) = (0, 0.0, 0, 0);
         while t < seconds * 1000 {
-            d.advance(t * MS);
+            d.advance(t * MS, 0.0);
             if d.wait_ns() > 0 {
                 t += 1;
                 continue;
@@ -128,7 +154,7 @@ mod tests {
                 t += 1;
                 steps += 1;
                 open_ms += 1;
-                d.advance(t * MS);
+                d.advance(t * MS, 0.0);
                 d.spend(lost * MS as f64);
                 cost += lost * MS as f64;
                 if d.must_close() || t >= seconds * 1000 {
@@ -137,7 +163,7 @@ mod tests {
             }
             let tail = lost * (tail_ms * MS) as f64;
             t += tail_ms;
-            d.advance(t * MS);
+            d.advance(t * MS, 0.0);
             d.spend(tail);
             d.closed(cost + tail, tail, steps == 1);
             total += cost + tail;
@@ -163,6 +189,22 @@ mod tests {
         let (share, windows, open_ms) = run(0.01, 0.002, 4, 100);
         assert_eq!(windows, 1, "it never has to close");
         assert!(open_ms > 98_000 && share < 0.0021, "{share}");
+    }
+
+    #[test]
+    fn what_other_probes_cost_is_taken_off() {
+        let saved = |beside_ns: f64| {
+            let mut d = Duty::new(0.05, 0, 1);
+            (1..=10).for_each(|t| d.advance(t * MS, beside_ns));
+            d.saved_ns
+        };
+        assert!((saved(0.0) - 5e5).abs() < 1.0);
+        assert!((saved(1e4) - 4e5).abs() < 1.0, "a fifth of the budget");
+        assert!((saved(1e9) - 1.25e5).abs() < 1.0, "a quarter is always left");
+        let mut d = Duty::new(0.05, 0, 1);
+        let alone = d.period_ns();
+        (1..=10).for_each(|t| d.advance(t * MS, 2.5e4));
+        assert!((d.period_ns() / alone - 2.0).abs() < 1e-6);
     }
 
     #[test]

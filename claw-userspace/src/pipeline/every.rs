@@ -1,6 +1,6 @@
 //! Exact mode of one target: from what its windows saw to items of the stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use claw_common::ExactKey;
 use rustc_hash::FxHashMap;
@@ -338,6 +338,7 @@ pub fn start_every(
     bias: u64,
     probes: &Probes,
     cost: HitCost,
+    beside_ns: &Arc<AtomicU64>,
     options: &Options,
 ) -> Option<Result<(Every, String), String>> {
     let (wanted, exact) = (options.exact.as_ref()?, probes.exact()?);
@@ -368,6 +369,7 @@ pub fn start_every(
         budget: options.max_overhead,
         trap_ns: if stepped == 0 { cost.emulated } else { cost.stepped },
         stream: wanted.stream.is_some(),
+        beside_ns: Arc::clone(beside_ns),
     };
     let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
     Some(Ok((Every::start(watch, interval_ns), detail)))

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::{
     Finished, Options, Select, View, WatchError,
     clock::monotonic_ns,
-    governor::EventCost,
+    governor::{EventCost, Flow},
     lines::LineWriter,
     python::WatchedPython,
     pywindow::describe,
@@ -133,6 +133,7 @@ struct Live<'a> {
     started: Instant,
     stop: Stop,
     stream: Option<LineWriter>,
+    flow: Flow,
 }
 
 impl<'a> Live<'a> {
@@ -170,6 +171,7 @@ impl<'a> Live<'a> {
             started,
             stop,
             stream,
+            flow: Flow::default(),
         })
     }
 
@@ -424,6 +426,7 @@ impl<'a> Live<'a> {
             Ok(c) => EventCost {
                 heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
                 goroutines: c.mean_ns(&[EventKind::GoroutineNew, EventKind::GoroutineExit]),
+                happened: self.flow.happened(c.sent, c.no_room()),
             },
             Err(_) => EventCost::default(),
         };
@@ -545,7 +548,10 @@ impl<'a> Live<'a> {
     }
 
     fn finish(mut self) -> Finished {
-        // Windows first: what they saw last belongs to the report.
+        // Windows first: what they saw last belongs to the report, and to the
+        // stream what is still in the ring.
+        self.targets.values_mut().for_each(Watched::stop_windows);
+        self.drain();
         let mut targets = std::mem::take(&mut self.targets);
         for target in targets.values_mut() {
             self.close_windows(target);
@@ -553,6 +559,9 @@ impl<'a> Live<'a> {
         self.targets = targets;
         self.python_windows(true);
         self.collect();
+        // Letting many targets go takes its time, in which nothing is seen: what
+        // is judged ends here.
+        let t_ns = monotonic_ns();
         let failed = self.stream.take().and_then(|s| s.finish().err());
         if let Some(e) = failed {
             self.sink.note(&e);
@@ -565,7 +574,7 @@ impl<'a> Live<'a> {
         }
         let watched = self.started.elapsed().as_secs_f64();
         self.sink.put(step("Detached", format!("after {watched:.0} s"), began));
-        self.sink.put(Item::End { t_ns: monotonic_ns() });
+        self.sink.put(Item::End { t_ns });
         self.sink.finish()
     }
 }

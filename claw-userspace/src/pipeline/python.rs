@@ -207,7 +207,7 @@ impl WatchedPython {
             return;
         }
         let Some(mut duty) = w.duty.take() else { return };
-        duty.advance(now);
+        duty.advance(now, 0.0);
         if duty.wait_ns() > 0 {
             w.duty = Some(duty);
             return;

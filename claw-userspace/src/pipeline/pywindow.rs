@@ -140,7 +140,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     loop {
         thread::park_timeout(LOOK);
         to_ns = monotonic_ns();
-        duty.advance(to_ns);
+        duty.advance(to_ns, 0.0);
         usage.look(to_ns);
         account.pay(watch, duty, usage.used);
         stacks.look(&watch.windows, pid);
@@ -169,7 +169,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     stacks.look(&watch.windows, pid);
     stacks.count(&watch.windows, pid);
     drop(links);
-    duty.advance(monotonic_ns());
+    duty.advance(monotonic_ns(), 0.0);
     let tail = account.pay(watch, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
     let stat = account.paid;

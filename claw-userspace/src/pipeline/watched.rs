@@ -2,7 +2,10 @@
 
 mod before;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use claw_common::GoTarget;
 use rustc_hash::FxHashSet;
@@ -105,6 +108,8 @@ pub struct Watched {
     seen: FxHashSet<u64>,
     seen_buckets: FxHashSet<u64>,
     governor: Governor,
+    /// What the governor has counted, for exact mode's windows.
+    taken_ns: Arc<AtomicU64>,
     /// Of one probe hit, without the program.
     trap_ns: f64,
     /// Stands in for goroutine probes that cost too much.
@@ -187,7 +192,8 @@ impl Watched {
         }
         let t_ns = monotonic_ns();
         let heap_bytes = before::heap_bytes(profile.as_ref(), &process);
-        let every = start_every(pid, &binary, bias, probes, cost, options);
+        let taken_ns = Arc::new(AtomicU64::new(0));
+        let every = start_every(pid, &binary, bias, probes, cost, &taken_ns, options);
         let every = every.map(|started| {
             started.map_err(|why| blocked.push(Blocked { what: "every allocation".into(), why }))
         });
@@ -234,6 +240,7 @@ impl Watched {
             seen: FxHashSet::default(),
             seen_buckets: FxHashSet::default(),
             governor: Governor::new(t_ns),
+            taken_ns,
             trap_ns: if slow { cost.stepped } else { cost.emulated },
             looks: None,
             still: still.ok(),
@@ -289,6 +296,13 @@ impl Watched {
         match &mut self.every {
             Some(every) => every.take(&mut self.symbolizer, put),
             None => Vec::new(),
+        }
+    }
+
+    /// Exact mode: close the window for good.
+    pub fn stop_windows(&mut self) {
+        if let Some(every) = &mut self.every {
+            every.stop();
         }
     }
 
@@ -364,9 +378,11 @@ impl Watched {
         let cost = EventCost {
             heap: self.trap_ns + program_ns.heap,
             goroutines: self.trap_ns + program_ns.goroutines,
+            happened: program_ns.happened,
         };
-        let TooMuch { part, per_second, share, allowed } =
-            self.governor.decide(now, budget, cpus, cost)?;
+        let too_much = self.governor.decide(now, budget, cpus, cost);
+        self.taken_ns.store(self.governor.taken_ns(), Ordering::Relaxed);
+        let TooMuch { part, per_second, share, allowed } = too_much?;
         probes.detach_part(&mut self.attachment, part);
         let pid = self.process.pid;
         let why = format!(

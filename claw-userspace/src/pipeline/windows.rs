@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -81,6 +81,8 @@ pub struct Watch {
     /// Of a hit without the program, ns.
     pub trap_ns: f64,
     pub stream: bool,
+    /// CPU time that other probes have cost the target so far, ns.
+    pub beside_ns: Arc<AtomicU64>,
 }
 
 impl Windows {
@@ -126,6 +128,7 @@ struct Keeper {
     /// … and what was paid for, and its price that was not reported yet.
     paid: WindowStat,
     unreported_ns: f64,
+    beside_ns: u64,
 }
 
 impl Keeper {
@@ -138,6 +141,7 @@ impl Keeper {
             told: WindowStat::default(),
             paid: WindowStat::default(),
             unreported_ns: 0.0,
+            beside_ns: 0,
             watch,
             say,
             stopped,
@@ -146,8 +150,7 @@ impl Keeper {
 
     fn run(mut self) {
         while !self.stopped.load(Ordering::Relaxed) {
-            let now = monotonic_ns();
-            self.duty.advance(now);
+            let now = self.advance();
             self.cpus.look(now);
             match self.duty.wait_ns() {
                 0 => {
@@ -177,8 +180,7 @@ impl Keeper {
         loop {
             thread::park_timeout(if looks == 0 { FIRST_LOOK } else { NEXT_LOOK });
             looks += 1;
-            let now = monotonic_ns();
-            self.duty.advance(now);
+            let now = self.advance();
             cost += self.pay();
             let full = self.known.len() > MAX_KEYS as usize * 3 / 4;
             if self.duty.must_close() || full || self.stopped.load(Ordering::Relaxed) {
@@ -195,7 +197,7 @@ impl Keeper {
         seen.to_ns = monotonic_ns();
         // Blocks, but the probes are out of the code soon after it begins.
         drop(links);
-        self.duty.advance(monotonic_ns());
+        self.advance();
         let tail = self.pay();
         self.duty.closed(cost + tail, tail, looks == 1);
         seen.closed = true;
@@ -205,6 +207,15 @@ impl Keeper {
             self.known.clear();
         }
         Ok(())
+    }
+
+    /// Time goes on, and so do the other probes; gives the time.
+    fn advance(&mut self) -> u64 {
+        let now = monotonic_ns();
+        let beside = self.watch.beside_ns.load(Ordering::Relaxed);
+        let more = beside.saturating_sub(std::mem::replace(&mut self.beside_ns, beside));
+        self.duty.advance(now, more as f64 / self.cpus.used.max(0.01));
+        now
     }
 
     /// Pay for what was hit since the last time; gives its price, ns of lost

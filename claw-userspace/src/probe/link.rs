@@ -39,6 +39,10 @@ pub struct Place {
 const MULTI_SINCE: (u32, u32) = (6, 10);
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
+/// Set in the environment, probes are attached as on kernels that have no
+/// `uprobe_multi`: for the tests, which run on one that has.
+const WITHOUT_MULTI: &str = "CLAW_EBPF_WITHOUT_UPROBE_MULTI";
+
 /// An open window: dropping it closes it, which blocks until no CPU is inside.
 #[derive(Debug)]
 pub struct Links {
@@ -130,7 +134,9 @@ impl Loaded {
             a.expected_attach_type = attach;
             bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)
         };
-        if kernel().is_some_and(|k| k >= MULTI_SINCE)
+        let wanted = std::env::var_os(WITHOUT_MULTI).is_none();
+        if wanted
+            && kernel().is_some_and(|k| k >= MULTI_SINCE)
             && let Ok(fd) = one(bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32)
         {
             return Ok(Self { fd, multi: true });

@@ -71,6 +71,9 @@ pub struct Attachment {
     links: Vec<(Program, UProbeLinkId)>,
 }
 
+/// Records taken out of the ring in one go.
+const MOST_AT_ONCE: usize = 1 << 16;
+
 /// Cumulative counters of the BPF side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BpfCounters {
@@ -88,6 +91,12 @@ impl BpfCounters {
 
     pub fn ns(&self) -> u64 {
         self.probes.iter().map(|(_, s)| s.ns).sum()
+    }
+
+    /// Events that found no room in the ring.
+    pub fn no_room(&self) -> u64 {
+        let ring_full = LOSSES.iter().position(|l| l.counter == Counter::RingFull);
+        ring_full.and_then(|i| self.lost.get(i)).map_or(0, |(_, n)| *n)
     }
 
     /// Mean ns of one run of the programs that report `kinds`.
@@ -244,9 +253,11 @@ impl Probes {
         }
     }
 
-    /// Hand every record that is in the ring to `f`.
+    /// Hand the records that are in the ring to `f`, but not more than
+    /// [`MOST_AT_ONCE`]: a target can fill it as fast as it is emptied.
     pub fn drain(&mut self, mut f: impl FnMut(&[u8])) {
-        while let Some(item) = self.ring.next() {
+        for _ in 0..MOST_AT_ONCE {
+            let Some(item) = self.ring.next() else { break };
             f(&item);
         }
     }

@@ -30,7 +30,9 @@ struct Subject<'a> {
 }
 
 struct Measured {
-    ratios: Vec<f64>,
+    /// Work with over work without, per second and per CPU second.
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
     /// Estimate over truth, less one.
     errors: Vec<f64>,
     /// How often the truth lay in the 95 % interval, of those with one.
@@ -50,17 +52,25 @@ fn cpu_s(pid: u32) -> Result<f64> {
     Ok(ns / 1e9)
 }
 
-/// Work per second of the program's own CPU time: what else runs on the machine
-/// changes how much of that it gets, but hardly what it does with it.
-fn rate(s: &Subject) -> Result<f64> {
-    let (_, before) = s.meter.latest()?;
-    let cpu = cpu_s(s.pid)?;
-    thread::sleep(seconds(WINDOW));
-    let (_, after) = s.meter.latest()?;
-    Ok((after - before) / (cpu_s(s.pid)? - cpu))
+/// Work of a program: per second, and per second of its own CPU time. What else
+/// runs on the machine changes how much of that it gets, but hardly what it does
+/// with it.
+#[derive(Clone, Copy)]
+struct Rate {
+    wall: f64,
+    cpu: f64,
 }
 
-fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> Result<f64> {
+fn rate(s: &Subject) -> Result<Rate> {
+    let (began, before) = s.meter.latest()?;
+    let cpu = cpu_s(s.pid)?;
+    thread::sleep(seconds(WINDOW));
+    let (ended, after) = s.meter.latest()?;
+    let done = after - before;
+    Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu) })
+}
+
+fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> Result<Rate> {
     let mut c = Command::new(&programs.claw);
     c.args(["watch", "-q", "--format", "json", "--mode", "exact", "--max-overhead", budget]);
     let duration = format!("{}s", WINDOW + 2 * MARGIN);
@@ -90,9 +100,12 @@ fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> 
     m.estimated.push(exact["estimated_ratio"].as_f64().context("no estimate of the cost")?);
     m.coverage.push(exact["coverage"].as_f64().context("no coverage")?);
     println!(
-        "  {budget}: {rate:.0} per CPU s, truth {truth:.0}/s, estimate {estimate:.0}/s, {} windows of {} ms",
+        "  {budget}: {:.0} per s, {:.0} per CPU s, truth {truth:.0}/s, estimate {estimate:.0}/s, {} windows of {:.2} ms, cost {:.2} %",
+        rate.wall,
+        rate.cpu,
         exact["windows"],
         exact["covered_s"].as_f64().unwrap_or(0.0) * 1e3 / exact["windows"].as_f64().unwrap_or(1.0),
+        exact["estimated_ratio"].as_f64().unwrap_or(0.0) * 100.0,
     );
     Ok(rate)
 }
@@ -104,7 +117,8 @@ fn measure(
     pairs: usize,
 ) -> Result<Vec<Measured>> {
     let empty = || Measured {
-        ratios: Vec::new(),
+        wall: Vec::new(),
+        cpu: Vec::new(),
         errors: Vec::new(),
         inside: (0, 0),
         estimated: Vec::new(),
@@ -118,11 +132,12 @@ fn measure(
         for (budget, m) in budgets.iter().zip(&mut all) {
             let rate = watched(programs, s, budget, m)?;
             let after = self::rate(s)?;
-            m.ratios.push(rate / f64::midpoint(before, after));
-            m.unwatched.push(before);
+            m.wall.push(rate.wall / f64::midpoint(before.wall, after.wall));
+            m.cpu.push(rate.cpu / f64::midpoint(before.cpu, after.cpu));
+            m.unwatched.push(before.wall);
             before = after;
         }
-        let ratios: Vec<_> = all.iter().map(|m| &m.ratios).collect();
+        let ratios: Vec<_> = all.iter().map(|m| (&m.wall, &m.cpu)).collect();
         println!("round {} of {pairs}: {ratios:.4?}", round + 1);
     }
     Ok(all)
@@ -134,13 +149,17 @@ fn rows(what: &str, budgets: &[&str], all: &mut [Measured]) -> Rows {
         let points: f64 = budget.trim_end_matches('%').parse().unwrap_or(f64::NAN);
         let aim = format!("{:.3} ± 0.01", 1.0 - points / 100.0);
         let name = format!(
-            "{what}, {:.0} per CPU second: `--max-overhead {budget}`",
+            "{what}, {:.0} per second: `--max-overhead {budget}`",
             median(&mut m.unwatched)
         );
         let estimated = median(&mut m.estimated) * 100.0;
         rows.push(row(
-            format!("{name}, work per CPU second"),
-            format!("{}; its own estimate {estimated:.2} % lost", figure(&m.ratios)),
+            format!("{name}, throughput"),
+            format!(
+                "{}; per CPU second {}; its own estimate {estimated:.2} % lost",
+                figure(&m.wall),
+                figure(&m.cpu)
+            ),
             &aim,
         ));
         let mut errors: Vec<f64> = m.errors.iter().map(|e| e.abs()).collect();
@@ -170,22 +189,24 @@ fn mallocs(addr: &str) -> Result<f64> {
     Ok(line.context("no Mallocs in the heap profile")?.trim().parse()?)
 }
 
-pub fn cost(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let budgets = ["5%", "1%"];
+const BUDGETS: [&str; 2] = ["5%", "1%"];
+
+/// With as much work per object as small programs do: 10 million a second.
+pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
     let mut c = Command::new(&programs.alloc_loop);
-    c.args(["-workers", "1", "-ballast", "100000000", "-work", "1"]);
+    c.args(["-workers", "1", "-ballast", "100000000", "-work", "6"]);
     let (meter, pid) = Meter::start(&mut c)?;
     let count = || meter.latest().map(|(_, n)| n);
     let subject = Subject { meter: &meter, pid, count: &count, type_name: Some("main.item") };
-    let mut measured = measure(programs, &subject, &budgets, pairs)?;
-    let mut table = rows("Allocation loop", &budgets, &mut measured);
-    drop(meter);
+    let mut measured = measure(programs, &subject, &BUDGETS, pairs)?;
+    Ok(rows("Allocation loop", &BUDGETS, &mut measured))
+}
 
+pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
     let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "8"])?;
     ensure!(mallocs(&s.addr)? > 0.0, "the service has allocated nothing");
     let count = || mallocs(&s.addr);
     let subject = Subject { meter: &s.load, pid: s.pid, count: &count, type_name: None };
-    let mut measured = measure(programs, &subject, &budgets, pairs)?;
-    table.extend(rows("HTTP service at full load", &budgets, &mut measured));
-    Ok(table)
+    let mut measured = measure(programs, &subject, &BUDGETS, pairs)?;
+    Ok(rows("HTTP service at full load", &BUDGETS, &mut measured))
 }

@@ -24,10 +24,14 @@ use crate::{
     toolchain,
 };
 
+const PARTS: [&str; 9] =
+    ["http", "loop", "verdicts", "held", "ready", "agent", "heap", "exact-loop", "exact-http"];
+
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: http, loop, verdicts, held, ready, agent, heap, exact
-    #[arg(value_parser = ["http", "loop", "verdicts", "held", "ready", "agent", "heap", "exact"])]
+    /// Only this part: http, loop, verdicts, held, ready, agent, heap, exact-loop,
+    /// exact-http
+    #[arg(value_parser = PARTS)]
     only: Option<String>,
 
     /// Interleaved pairs
@@ -59,7 +63,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         apt_install(&["bpfcc-tools"], "the comparison with bcc's memleak")?;
     }
     let pairs = args.pairs;
-    let parts: [(&str, &dyn Fn() -> Result<Rows>); 8] = [
+    let parts: [(&str, &dyn Fn() -> Result<Rows>); PARTS.len()] = [
         ("http", &|| pairs::http(&programs, pairs)),
         ("loop", &|| pairs::alloc_loop(&programs, pairs)),
         ("verdicts", &|| verdicts::time_to_verdict(&programs)),
@@ -67,7 +71,8 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         ("ready", &|| ready::ready(&programs)),
         ("agent", &|| agent::cost(&programs)),
         ("heap", &|| heap::heap(&programs, pairs)),
-        ("exact", &|| exact::cost(&programs, pairs)),
+        ("exact-loop", &|| exact::alloc_loop(&programs, pairs)),
+        ("exact-http", &|| exact::http(&programs, pairs)),
     ];
     let names = parts.map(|(name, _)| name);
     for (name, measure) in parts {
