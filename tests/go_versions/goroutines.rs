@@ -180,7 +180,7 @@ fn what_moves_is_never_shown_as_fact() {
             let dump = goroutines(&Source::Process(f.child.id()), false).unwrap();
             for g in &dump.groups {
                 let known = g.stack_is == "complete";
-                let outermost = g.stack.last().map_or("", |f| f.function.as_str());
+                let outermost = g.stack.last().map_or("", |f| &*f.function);
                 let start = g.start_function.as_deref().unwrap_or("");
                 // Wrappers are left out, and the runtime calls `main.main`.
                 let expected = outermost == start || start.contains(".gowrap");

@@ -110,13 +110,13 @@ pub fn memory(bytes: &[u8]) {
     let _ = memprofile::bucket_stack(&memory, address);
     if let Ok(look) = goroutines::look(&memory, layout, address) {
         let keys = ["tenant", "t"].map(str::to_owned);
-        for g in look.alive.iter().take(64) {
-            let _ = labels::tenant(&memory, layout.labels, g.labels, &keys);
-        }
+        let at: Vec<u64> = look.alive.iter().map(|g| g.labels).take(64).collect();
+        labels::tenants(&memory, layout.labels, &at, &keys);
     }
     let keys = [String::from_utf8_lossy(bytes.get(..2).unwrap_or_default()).into_owned()];
     for layout in [LabelLayout::Map, LabelLayout::Slice] {
-        let _ = labels::tenant(&memory, layout, address.max(1), &keys);
+        labels::tenants(&memory, layout, &[address.max(1)], &keys);
+        labels::all(&memory, layout, &[address.max(1)], |_, _| {});
     }
 }
 

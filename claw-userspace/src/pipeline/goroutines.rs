@@ -1,33 +1,30 @@
 //! `claw-ebpf goroutines`: from a live process or a core dump to groups of
 //! goroutines by stack.
 
+mod group;
+
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
-use rustc_hash::FxHashMap;
-
+use self::group::{Grouper, Names};
 use super::clock::{monotonic_ns, wall_ns};
 use crate::{
     report::{
         clean::clean,
-        goroutines::{Dump, Frame, Group, Member, SCHEMA, Unseen},
+        goroutines::{Dump, SCHEMA, Unseen},
     },
-    symbol::{self, Symbolizer},
     target::{
         core::{CoreError, go::GoCore},
         go::{
             binary::{GoBinary, GoBinaryError},
-            goroutines::{Goroutine, LookError, State},
-            labels,
+            goroutines::LookError,
             layout::{GoLayout, LayoutError},
-            snapshot::{Registers, Snapshot, StackState, snapshot},
+            snapshot::{Registers, snapshot},
             unwind::Unwinder,
             variables::{ALLGS, VariableError},
-            waits,
         },
         memory::{Memory, ProcessMemory},
         process::{Process, ProcessError},
@@ -164,20 +161,15 @@ fn read(
         let start = t.vaddr.wrapping_add(bias);
         (start, start.wrapping_add(t.mem_size), t.offset, about.exe.clone())
     });
-    let mut grouper = Grouper {
-        memory,
-        layout,
-        names: Names::new(about.pid, Arc::clone(&binary), bias),
-        labels: FxHashMap::default(),
-        now_ns: about.now_ns,
-        unseen: Unseen {
-            torn_slots: s.torn_slots,
-            retried: s.retried,
-            core_missing_bytes: about.missing,
-            ..Unseen::default()
-        },
+    let names = Names::new(about.pid, Arc::clone(&binary), bias);
+    let unseen = Unseen {
+        torn_slots: s.torn_slots,
+        retried: s.retried,
+        core_missing_bytes: about.missing,
+        ..Unseen::default()
     };
-    let groups = grouper.groups(&s, system);
+    let mut grouper = Grouper::new(layout, names, about.now_ns, unseen);
+    let groups = grouper.groups(memory, &s, system);
     Ok(Dump {
         schema: SCHEMA,
         timestamp: about.now_ns.and_then(|_| rfc3339(about.time_nanos)),
@@ -198,167 +190,4 @@ fn read(
 fn rfc3339(ns: i64) -> Option<String> {
     let t = time::OffsetDateTime::from_unix_timestamp_nanos(ns.into()).ok()?;
     t.replace_nanosecond(0).ok()?.format(&time::format_description::well_known::Rfc3339).ok()
-}
-
-/// Names of addresses, each looked up once.
-struct Names {
-    symbolizer: Symbolizer,
-    bias: u64,
-    frames: FxHashMap<u64, Arc<[Frame]>>,
-}
-
-impl Names {
-    fn new(pid: u32, binary: Arc<GoBinary>, bias: u64) -> Self {
-        Self { symbolizer: Symbolizer::new(pid, binary, bias), bias, frames: FxHashMap::default() }
-    }
-
-    /// Frames of a return address, innermost first.
-    fn of(&mut self, address: u64) -> Arc<[Frame]> {
-        if let Some(frames) = self.frames.get(&address) {
-            return Arc::clone(frames);
-        }
-        let call = address.wrapping_sub(1);
-        let step = self.symbolizer.binary().unwind_step(call.wrapping_sub(self.bias));
-        let entry = step.map_or(call, |s| s.entry.wrapping_add(self.bias));
-        let frames: Arc<[Frame]> = self
-            .symbolizer
-            .frames(address)
-            .into_iter()
-            .map(|f: symbol::Frame| Frame {
-                file: (!f.file.is_empty()).then(|| clean(&f.file)),
-                line: (f.line > 0).then_some(f.line),
-                function: clean(&f.function),
-                inlined: f.inlined,
-                address: call,
-                offset: address.saturating_sub(entry),
-                start_line: f.start_line,
-            })
-            .collect();
-        self.frames.insert(address, Arc::clone(&frames));
-        frames
-    }
-
-    /// The function itself, also a wrapper.
-    fn function(&self, entry: u64) -> Option<String> {
-        let step = self.symbolizer.binary().unwind_step(entry.wrapping_sub(self.bias))?;
-        Some(clean(&step.function))
-    }
-}
-
-type Labels = Arc<BTreeMap<String, String>>;
-
-struct Grouper<'a, M> {
-    memory: &'a M,
-    layout: &'static GoLayout,
-    names: Names,
-    /// By `g.labels`; `None` when they could not be read.
-    labels: FxHashMap<u64, Option<Labels>>,
-    now_ns: Option<u64>,
-    unseen: Unseen,
-}
-
-type Key = (StackState, State, u8, u64, u64, Labels);
-
-impl<M: Memory> Grouper<'_, M> {
-    fn groups(&mut self, s: &Snapshot, system: bool) -> Vec<Group> {
-        let mut members: FxHashMap<Key, Vec<Member>> = FxHashMap::default();
-        for (g, stack) in &s.goroutines {
-            if !system && self.is_system(g, *stack, s) {
-                self.unseen.system += 1;
-                continue;
-            }
-            match stack {
-                StackState::Running => self.unseen.running += 1,
-                StackState::Torn => self.unseen.torn += 1,
-                StackState::Partial(_) => self.unseen.partial += 1,
-                StackState::Known(_) => {}
-            }
-            let reason = if g.state.waits() { g.wait_reason } else { 0 };
-            let labels = self.labels(g.labels);
-            let key = (*stack, g.state, reason, g.gopc, g.startpc, labels);
-            members.entry(key).or_default().push(self.member(g));
-        }
-        let mut groups: Vec<Group> =
-            members.into_iter().map(|(key, members)| self.group(s, key, members)).collect();
-        groups.sort_by_cached_key(|g| {
-            (std::cmp::Reverse(g.count), g.members.first().map_or(0, |m| m.id))
-        });
-        groups
-    }
-
-    fn member(&self, g: &Goroutine) -> Member {
-        let blocked = g.state.waits() || g.state == State::Syscall;
-        let since = Some(g.wait_since).filter(|since| *since > 0 && blocked);
-        let waited = since.zip(self.now_ns).and_then(|(since, now)| now.checked_sub(since));
-        Member {
-            id: g.id,
-            parent: (g.parent > 0).then_some(g.parent),
-            waiting_at_most_s: waited.map(|ns| (ns / 1_000_000) as f64 / 1e3),
-            locked_to_thread: g.locked,
-        }
-    }
-
-    fn group(&mut self, s: &Snapshot, key: Key, members: Vec<Member>) -> Group {
-        let (stack, state, reason, gopc, startpc, labels) = key;
-        let (addresses, stack_is): (&[u64], _) = match stack {
-            StackState::Known(i) => (stack_at(s, i), "complete"),
-            StackState::Partial(i) => (stack_at(s, i), "could not be followed further"),
-            StackState::Running => (&[], "not known: it was running"),
-            StackState::Torn => (&[], "not known: it changed whenever it was read"),
-        };
-        let stack = addresses.iter().flat_map(|pc| self.names.of(*pc).to_vec()).collect();
-        let reason = state.waits().then(|| waits::reason(self.layout.minor, reason)).flatten();
-        Group {
-            count: members.len(),
-            state: state.name(),
-            wait_reason: reason.filter(|r| !r.is_empty()),
-            leaked: state == State::Leaked,
-            stack_is,
-            stack,
-            created_by: (gopc > 0).then(|| self.names.of(gopc).last().cloned()).flatten(),
-            start_function: self.names.function(startpc),
-            labels: labels.as_ref().clone(),
-            members,
-        }
-    }
-
-    fn labels(&mut self, address: u64) -> Labels {
-        let (memory, layout) = (self.memory, self.layout.labels);
-        let labels = self.labels.entry(address).or_insert_with(|| {
-            let all = labels::all(memory, layout, address).ok()?;
-            Some(Arc::new(all.iter().map(|(k, v)| (clean(k), clean(v))).collect()))
-        });
-        match labels {
-            Some(labels) => Arc::clone(labels),
-            None => {
-                self.unseen.labels += 1;
-                Labels::default()
-            }
-        }
-    }
-
-    /// `isSystemGoroutine`: the runtime's own, unless it calls back into the
-    /// user's code.
-    fn is_system(&mut self, g: &Goroutine, stack: StackState, s: &Snapshot) -> bool {
-        const USERS: [&str; 3] = ["runtime.main", "runtime.corostart", "runtime.handleAsyncEvent"];
-        const CALLBACKS: [&str; 3] =
-            ["runtime.runfinq", "runtime.runFinalizers", "runtime.runCleanups"];
-        let Some(start) = self.names.function(g.startpc) else { return false };
-        if !start.starts_with("runtime.") || USERS.contains(&start.as_str()) {
-            return false;
-        }
-        if !CALLBACKS.contains(&start.as_str()) {
-            return true;
-        }
-        match stack {
-            StackState::Known(i) | StackState::Partial(i) => stack_at(s, i)
-                .iter()
-                .all(|pc| self.names.of(*pc).iter().all(|f| f.function.starts_with("runtime."))),
-            StackState::Running | StackState::Torn => false,
-        }
-    }
-}
-
-fn stack_at(s: &Snapshot, i: u32) -> &[u64] {
-    s.stacks.get(i as usize).map_or(&[], Vec::as_slice)
 }

@@ -11,7 +11,7 @@ use crate::{
     decode::{Event, What},
     target::{
         go::{
-            goroutines::{LookError, look},
+            goroutines::{Goroutine, LookError, look},
             labels,
             layout::GoLayout,
         },
@@ -72,18 +72,18 @@ impl Looks {
             known.remove(&id);
             event(id, What::GoroutineExit { gopc, id });
         }
-        for g in alive {
-            if known.insert(g.id, g.gopc).is_some() || first {
-                continue;
-            }
-            // Labels that changed while they were read name no tenant.
-            let label = labels::tenant(memory, self.layout.labels, g.labels, &self.keys);
+        let mut is_new = |g: &Goroutine| known.insert(g.id, g.gopc).is_none() && !first;
+        let new: Vec<Goroutine> = alive.into_iter().filter(&mut is_new).collect();
+        let labels: Vec<u64> = new.iter().map(|g| g.labels).collect();
+        let labels = labels::tenants(memory, self.layout.labels, &labels, &self.keys);
+        for (g, label) in new.iter().zip(labels) {
             event(
                 g.id,
                 What::GoroutineNew {
                     id: g.id,
                     gopc: g.gopc,
                     startpc: g.startpc,
+                    // Labels that changed while they were read name no tenant.
                     label: label.ok().flatten(),
                     stack: Vec::new(),
                 },

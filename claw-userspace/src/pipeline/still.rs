@@ -105,7 +105,9 @@ impl StillLooks {
         items.extend(gone.into_iter().map(|id| Item::Moved { pid: self.pid, id, t_ns }));
         let mut unwinder = Unwinder::new(binary, bias);
         let found = stacks_of(memory, self.layout, &mut unwinder, still);
-        for (g, stack) in &found.goroutines {
+        let labels: Vec<u64> = found.goroutines.iter().map(|(g, _)| g.labels).collect();
+        let labels = labels::tenants(memory, self.layout.labels, &labels, &self.keys);
+        for ((g, stack), label) in found.goroutines.iter().zip(labels) {
             let (StackState::Known(i) | StackState::Partial(i)) = *stack else { continue };
             let Some(known) = self.known.get_mut(&g.id).filter(|k| k.stamp == g.stamp) else {
                 continue;
@@ -113,8 +115,6 @@ impl StillLooks {
             known.sent = true;
             let stack = found.stacks.get(i as usize).map_or(&[][..], Vec::as_slice);
             let stack = stack.get(..MOST_FRAMES).unwrap_or(stack).to_vec();
-            // Labels that changed while they were read name no tenant.
-            let label = labels::tenant(memory, self.layout.labels, g.labels, &self.keys);
             items.push(Item::Still(Still {
                 pid: self.pid,
                 id: g.id,
@@ -122,6 +122,7 @@ impl StillLooks {
                 since_ns: known.since_ns,
                 before: known.before,
                 reason: reason(g, self.layout.minor),
+                // Labels that changed while they were read name no tenant.
                 label: label.ok().flatten(),
                 stack,
             }));

@@ -30,12 +30,28 @@ pub fn read_pieces(
     let mut batch = Batch::default();
     for i in order {
         let Some(piece) = pieces.get(i as usize) else { continue };
+        if piece.len == 0 {
+            each(i as usize, Some(&[]));
+            continue;
+        }
         if batch.bytes + piece.len > MOST_BATCH {
             batch.read(memory, &mut each);
         }
         batch.add(i as usize, *piece);
     }
     batch.read(memory, &mut each);
+}
+
+/// The bytes of each piece, in the order of `pieces`; `None` where they cannot be
+/// read. A piece of no bytes is never read.
+pub fn gather(memory: &impl Memory, pieces: &[Piece]) -> Vec<Option<Vec<u8>>> {
+    let mut found: Vec<Option<Vec<u8>>> = vec![None; pieces.len()];
+    read_pieces(memory, pieces, |i, bytes| {
+        if let Some(slot) = found.get_mut(i) {
+            *slot = bytes.map(<[u8]>::to_vec);
+        }
+    });
+    found
 }
 
 #[derive(Default)]

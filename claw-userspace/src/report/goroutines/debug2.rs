@@ -40,11 +40,11 @@ fn stack(out: &mut String, g: &Group) {
     for (i, f) in g.stack.iter().enumerate() {
         if is_shown(&f.function, i == 0) {
             // As `printFuncName` has it.
-            let name = if f.function == "runtime.gopanic" { "panic" } else { &f.function };
+            let name = if &*f.function == "runtime.gopanic" { "panic" } else { &*f.function };
             let _ = writeln!(out, "{name}(...)");
             place(out, f, trapped);
         }
-        trapped = ["runtime.sigpanic", "runtime.asyncPreempt"].contains(&f.function.as_str());
+        trapped = ["runtime.sigpanic", "runtime.asyncPreempt"].contains(&&*f.function);
     }
 }
 

@@ -5,7 +5,7 @@ mod debug2;
 mod pprof;
 mod text;
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use serde::Serialize;
 
@@ -39,6 +39,8 @@ pub struct Dump {
     #[serde(skip)]
     pub time_nanos: i64,
 }
+
+pub type Labels = BTreeMap<String, String>;
 
 /// What is not shown, or not as fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -75,15 +77,16 @@ pub struct Group {
     /// Leaf first.
     pub stack: Vec<Frame>,
     pub created_by: Option<Frame>,
-    pub start_function: Option<String>,
-    pub labels: BTreeMap<String, String>,
+    pub start_function: Option<Arc<str>>,
+    pub labels: Arc<Labels>,
     pub members: Vec<Member>,
 }
 
+/// Shares its names with all other frames of the same address.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Frame {
-    pub function: String,
-    pub file: Option<String>,
+    pub function: Arc<str>,
+    pub file: Option<Arc<str>>,
     pub line: Option<u32>,
     pub inlined: bool,
     #[serde(skip)]
@@ -131,8 +134,8 @@ struct Line<'a> {
     stack_is: &'static str,
     stack: &'a [Frame],
     created_by: &'a Option<Frame>,
-    start_function: &'a Option<String>,
-    labels: &'a BTreeMap<String, String>,
+    start_function: &'a Option<Arc<str>>,
+    labels: &'a Labels,
 }
 
 impl Dump {

@@ -62,7 +62,7 @@ fn group(out: &mut String, g: &Group) {
     if let Some(s) = g.longest_s() {
         head += &format!(", waiting for at most {}", duration(s));
     }
-    for (key, value) in &g.labels {
+    for (key, value) in g.labels.iter() {
         head += &format!(", {key}={value}");
     }
     line!(out, "{head}");
@@ -92,7 +92,7 @@ fn group(out: &mut String, g: &Group) {
 fn place(f: &Frame) -> String {
     match (&f.file, f.line) {
         (Some(file), Some(line)) => format!("{} {file}:{line}", f.function),
-        _ => f.function.clone(),
+        _ => f.function.to_string(),
     }
 }
 

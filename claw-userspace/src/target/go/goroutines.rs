@@ -2,7 +2,7 @@
 //! stopping it. What is read may change meanwhile: an entry that makes no
 //! sense is left out and counted, never reported.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 use super::layout::GoLayout;
 use crate::target::{
@@ -123,7 +123,7 @@ const FREE: [u32; 4] = [0, 5, 6, 11];
 pub fn look(memory: &impl Memory, layout: &GoLayout, allgs: u64) -> Result<Look, LookError> {
     let slots = slots(memory, allgs)?;
     let mut look = Look::default();
-    let mut seen = HashSet::with_capacity(slots.len());
+    let mut seen = FxHashSet::default();
     at(memory, layout, &slots, |_, found| match found {
         Found::Alive(g) if seen.insert(g.id) => look.alive.push(g),
         Found::Free => {}

@@ -1,24 +1,30 @@
-//! A goroutine's tenant label, read from its memory: what `claw-ebpf/labels.rs`
-//! does in the kernel, for goroutines that no probe saw.
+//! Labels of goroutines, read from their memory: what `claw-ebpf/labels.rs`
+//! does in the kernel, for goroutines that no probe saw. Many at once, each
+//! step of all of them in a few large reads.
 
-use claw_common::{
-    LabelLayout,
-    config::{MAX_KEY_LEN, MAX_LABELS},
-    event::MAX_LABEL,
-};
+use std::sync::Arc;
+
+use claw_common::{LabelLayout, config::MAX_KEY_LEN, event::MAX_LABEL};
+use rustc_hash::FxHashMap;
 
 use crate::{
     decode::Label,
-    target::memory::{Memory, MemoryError},
+    target::{
+        bulk::{Piece, gather},
+        memory::Memory,
+    },
 };
 
-/// Buckets of a Go ≤ 1.23 map and links of each chain that are looked at.
-const MAP_BUCKETS: u64 = 4;
-const MAP_CHAIN: usize = 2;
+/// Labels of one goroutine, buckets of a Go ≤ 1.23 map and links of each chain
+/// that are believed; who sets labels sets a handful.
+const MOST_LABELS: u64 = 256;
+const MOST_BUCKETS_LOG2: u8 = 5;
+const MOST_CHAIN: usize = 4;
 /// `hmap`: B@9, buckets@16; `bmap` of `map[string]string`: tophash [8]u8, keys
 /// [8]string, values [8]string, overflow (`runtime/map.go`, Go 1.19–1.23).
-const HMAP_B: u64 = 9;
-const HMAP_BUCKETS: u64 = 16;
+const HMAP: usize = 24;
+const HMAP_B: usize = 9;
+const HMAP_BUCKETS: usize = 16;
 const BMAP_KEYS: usize = 8;
 const BMAP_VALUES: usize = BMAP_KEYS + 8 * 16;
 const BMAP_OVERFLOW: usize = BMAP_VALUES + 8 * 16;
@@ -28,127 +34,234 @@ const MIN_TOP_HASH: u8 = 5;
 
 /// Address and length of a Go string.
 type GoString = (u64, u64);
+type Pairs = Vec<(GoString, GoString)>;
 
 /// Longest key or value that [`all`] reads.
-const MOST_TEXT: u64 = 1024;
+const MOST_TEXT: usize = 1024;
+/// Goroutines whose labels are read together.
+const TOGETHER: usize = 1024;
+/// Bytes that are read for the labels of one call: a million goroutines, each
+/// with a map of its own, need less.
+const MOST_BYTES: usize = 512 << 20;
 
-/// All labels in the order in which the runtime keeps them; `labels` is
-/// `g.labels`.
-///
-/// # Errors
-/// When the labels cannot be read, perhaps because they changed meanwhile.
+/// They cannot be read, or are no labels: perhaps they changed meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("labels that cannot be read")]
+pub struct Unreadable;
+
+/// All labels at each of `addresses`, which are values of `g.labels`: `each`
+/// gets the index and the labels as key and value.
 pub fn all(
     memory: &impl Memory,
     layout: LabelLayout,
-    labels: u64,
-) -> Result<Vec<(String, String)>, MemoryError> {
-    if labels == 0 {
-        return Ok(Vec::new());
-    }
-    let pairs = match layout {
-        LabelLayout::Slice => slice(memory, labels)?,
-        LabelLayout::Map => map(memory, labels)?,
-    };
-    let text = |(data, len): GoString| {
-        let mut bytes = vec![0; len.min(MOST_TEXT) as usize];
-        if !bytes.is_empty() {
-            memory.read(data, &mut bytes)?;
+    addresses: &[u64],
+    mut each: impl FnMut(usize, Result<&[(Arc<str>, Arc<str>)], Unreadable>),
+) {
+    let mut reader = Reader { memory, layout, left: MOST_BYTES };
+    let mut index = 0..;
+    for addresses in addresses.chunks(TOGETHER) {
+        let pairs = reader.pairs(addresses);
+        let strings = pairs.iter().flatten().flatten().flat_map(|(k, v)| [*k, *v]);
+        let texts = reader.texts(strings, MOST_TEXT);
+        let text = |s: &GoString| texts.get(s).cloned().flatten();
+        for (pairs, i) in pairs.iter().zip(&mut index) {
+            let labels: Option<Vec<_>> =
+                pairs.iter().flatten().map(|(k, v)| Some((text(k)?, text(v)?))).collect();
+            let labels = labels.filter(|_| pairs.is_some());
+            each(i, labels.as_deref().ok_or(Unreadable));
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    pairs.into_iter().map(|(key, value)| Ok((text(key)?, text(value)?))).collect()
+    }
 }
 
-/// The label that the first of `keys` found names; `labels` is `g.labels`.
-///
-/// # Errors
-/// When the labels cannot be read, perhaps because they changed meanwhile.
-pub fn tenant(
+/// At each of `addresses`, which are values of `g.labels`, the label that the
+/// first of `keys` found names.
+pub fn tenants(
     memory: &impl Memory,
     layout: LabelLayout,
-    labels: u64,
+    addresses: &[u64],
     keys: &[String],
-) -> Result<Option<Label>, MemoryError> {
-    if labels == 0 {
-        return Ok(None);
+) -> Vec<Result<Option<Label>, Unreadable>> {
+    let mut reader = Reader { memory, layout, left: MOST_BYTES };
+    let mut found = Vec::with_capacity(addresses.len());
+    for addresses in addresses.chunks(TOGETHER) {
+        let pairs = reader.pairs(addresses);
+        let names = pairs.iter().flatten().flatten().map(|(key, _)| *key);
+        let names = reader.texts(names.filter(|(_, n)| *n <= MAX_KEY_LEN as u64), MAX_KEY_LEN);
+        let rank = |key: &GoString| match names.get(key) {
+            Some(Some(name)) => Ok(keys.iter().position(|k| **k == **name)),
+            Some(None) => Err(Unreadable),
+            None => Ok(None),
+        };
+        let best: Vec<Result<Option<(usize, GoString)>, Unreadable>> = pairs
+            .iter()
+            .map(|pairs| {
+                let mut best = None;
+                for (key, value) in pairs.as_ref().ok_or(Unreadable)? {
+                    let Some(rank) = rank(key)? else { continue };
+                    if best.is_none_or(|(b, _)| rank < b) {
+                        best = Some((rank, *value));
+                    }
+                }
+                Ok(best)
+            })
+            .collect();
+        let values = best.iter().filter_map(|b| Some((*b).ok()??.1));
+        let values = reader.texts(values, MAX_LABEL);
+        found.extend(best.into_iter().map(|best| {
+            let Some((rank, value)) = best? else { return Ok(None) };
+            let text = values.get(&value).cloned().flatten().ok_or(Unreadable)?;
+            Ok(Some(Label {
+                key: u8::try_from(rank).unwrap_or(u8::MAX),
+                value: text.as_ref().to_owned(),
+                cut: value.1 > MAX_LABEL as u64,
+            }))
+        }));
     }
-    let pairs = match layout {
-        LabelLayout::Slice => slice(memory, labels)?,
-        LabelLayout::Map => map(memory, labels)?,
-    };
-    let mut best: Option<(usize, GoString)> = None;
-    for ((data, len), value) in pairs {
-        if len == 0 || len > MAX_KEY_LEN as u64 {
-            continue;
-        }
-        let mut key = vec![0; len as usize];
-        memory.read(data, &mut key)?;
-        if let Some(rank) = keys.iter().position(|k| k.as_bytes() == key)
-            && best.is_none_or(|(b, _)| rank < b)
-        {
-            best = Some((rank, value));
-        }
-    }
-    let Some((rank, (data, len))) = best else { return Ok(None) };
-    let mut value = vec![0; len.min(MAX_LABEL as u64) as usize];
-    memory.read(data, &mut value)?;
-    Ok(Some(Label {
-        key: u8::try_from(rank).unwrap_or(u8::MAX),
-        value: String::from_utf8_lossy(&value).into_owned(),
-        cut: len > MAX_LABEL as u64,
-    }))
+    found
 }
 
-/// `[]label{key, value string}`.
-fn slice(memory: &impl Memory, labels: u64) -> Result<Vec<(GoString, GoString)>, MemoryError> {
-    let (data, len) = string(memory, labels)?;
-    let n = len.min(MAX_LABELS as u64) as usize;
-    let mut bytes = vec![0; n * 32];
-    memory.read(data, &mut bytes)?;
-    Ok(bytes.chunks_exact(32).map(|c| (pair(c, 0), pair(c, 16))).collect())
+struct Reader<'a, M> {
+    memory: &'a M,
+    layout: LabelLayout,
+    /// Bytes that may still be read.
+    left: usize,
 }
 
-fn map(memory: &impl Memory, labels: u64) -> Result<Vec<(GoString, GoString)>, MemoryError> {
-    let hmap = memory.u64_at(labels)?;
-    if hmap == 0 {
-        return Ok(Vec::new());
-    }
-    let mut b = [0];
-    memory.read(hmap.wrapping_add(HMAP_B), &mut b)?;
-    let buckets = memory.u64_at(hmap.wrapping_add(HMAP_BUCKETS))?;
-    let mut pairs = Vec::new();
-    for i in 0..MAP_BUCKETS.min(1 << b[0].min(8)) {
-        let mut bucket = buckets.wrapping_add(i * BMAP_SIZE as u64);
-        for _ in 0..MAP_CHAIN {
-            if bucket == 0 {
-                break;
+impl<M: Memory> Reader<'_, M> {
+    fn gather(&mut self, pieces: &[Piece]) -> Vec<Option<Vec<u8>>> {
+        let wanted = pieces.iter().fold(0usize, |sum, p| sum.saturating_add(p.len));
+        match self.left.checked_sub(wanted) {
+            Some(left) => {
+                self.left = left;
+                gather(self.memory, pieces)
             }
-            let mut bytes = [0; BMAP_SIZE];
-            memory.read(bucket, &mut bytes)?;
-            for slot in (0..8).filter(|s| bytes[*s] >= MIN_TOP_HASH) {
-                pairs.push((
-                    pair(&bytes, BMAP_KEYS + slot * 16),
-                    pair(&bytes, BMAP_VALUES + slot * 16),
-                ));
-            }
-            bucket = pair(&bytes, BMAP_OVERFLOW - 8).1;
+            None => vec![None; pieces.len()],
         }
     }
-    Ok(pairs)
+
+    fn pairs(&mut self, addresses: &[u64]) -> Vec<Option<Pairs>> {
+        match self.layout {
+            LabelLayout::Slice => self.slices(addresses),
+            LabelLayout::Map => self.maps(addresses),
+        }
+    }
+
+    /// `[]label{key, value string}`.
+    fn slices(&mut self, addresses: &[u64]) -> Vec<Option<Pairs>> {
+        let heads = addresses.iter().map(|a| Piece { address: *a, len: present(*a) * 16 });
+        let heads = self.gather(&heads.collect::<Vec<_>>());
+        let arrays: Vec<Option<Piece>> = heads
+            .iter()
+            .map(|head| {
+                let (address, n) = pair(head.as_ref()?, 0);
+                let len = usize::try_from(n).ok().filter(|_| n <= MOST_LABELS)? * 32;
+                Some(Piece { address, len })
+            })
+            .collect();
+        let nothing = Piece { address: 0, len: 0 };
+        let pieces: Vec<Piece> = arrays.iter().map(|p| p.unwrap_or(nothing)).collect();
+        let read = self.gather(&pieces);
+        let both = arrays.iter().zip(read);
+        both.map(|(piece, bytes)| {
+            piece.as_ref()?;
+            Some(bytes?.chunks_exact(32).map(|c| (pair(c, 0), pair(c, 16))).collect())
+        })
+        .collect()
+    }
+
+    /// `*map[string]string`.
+    fn maps(&mut self, addresses: &[u64]) -> Vec<Option<Pairs>> {
+        let pointers = addresses.iter().map(|a| Piece { address: *a, len: present(*a) * 8 });
+        let pointers = self.gather(&pointers.collect::<Vec<_>>());
+        let heads = pointers.iter().map(|p| {
+            let address = p.as_ref().map_or(0, |p| word(p, 0));
+            Piece { address, len: present(address) * HMAP }
+        });
+        let heads = self.gather(&heads.collect::<Vec<_>>());
+        let mut found: Vec<Option<Pairs>> =
+            pointers.iter().map(|p| p.as_ref().map(|_| Pairs::new())).collect();
+        // Whose it is, and the bucket.
+        let mut level: Vec<(usize, u64)> = Vec::new();
+        for ((i, head), found) in heads.iter().enumerate().zip(&mut found) {
+            let Some(head) = head else {
+                *found = None;
+                continue;
+            };
+            let b = head.get(HMAP_B).copied().unwrap_or(0);
+            let first = word(head, HMAP_BUCKETS);
+            if b > MOST_BUCKETS_LOG2 {
+                *found = None;
+            } else if first != 0 {
+                let n = 1u64 << b;
+                level.extend((0..n).map(|k| (i, first.wrapping_add(k * BMAP_SIZE as u64))));
+            }
+        }
+        for _ in 0..MOST_CHAIN {
+            let pieces = level.iter().map(|(_, a)| Piece { address: *a, len: BMAP_SIZE });
+            let buckets = self.gather(&pieces.collect::<Vec<_>>());
+            let mut next = Vec::new();
+            for ((i, _), bucket) in level.iter().zip(buckets) {
+                let Some(pairs) = found.get_mut(*i) else { continue };
+                let (Some(known), Some(bucket)) = (pairs.as_mut(), bucket) else {
+                    *pairs = None;
+                    continue;
+                };
+                let used = (0..8).filter(|s| bucket.get(*s).is_some_and(|t| *t >= MIN_TOP_HASH));
+                known.extend(used.map(|slot| {
+                    let at = slot * 16;
+                    (pair(&bucket, BMAP_KEYS + at), pair(&bucket, BMAP_VALUES + at))
+                }));
+                let overflow = word(&bucket, BMAP_OVERFLOW);
+                if overflow != 0 {
+                    next.push((*i, overflow));
+                }
+            }
+            level = next;
+        }
+        for (i, _) in level {
+            if let Some(pairs) = found.get_mut(i) {
+                *pairs = None;
+            }
+        }
+        found
+    }
+
+    /// The text of each string, of long ones the first `most` bytes; `None`
+    /// for those that cannot be read.
+    fn texts(
+        &mut self,
+        strings: impl Iterator<Item = GoString>,
+        most: usize,
+    ) -> FxHashMap<GoString, Option<Arc<str>>> {
+        let mut texts: FxHashMap<GoString, Option<Arc<str>>> = strings.map(|s| (s, None)).collect();
+        let keys: Vec<GoString> = texts.keys().copied().collect();
+        let pieces: Vec<Piece> = keys
+            .iter()
+            .map(|(address, len)| Piece {
+                address: *address,
+                len: usize::try_from(*len).unwrap_or(usize::MAX).min(most),
+            })
+            .collect();
+        for (key, bytes) in keys.iter().zip(self.gather(&pieces)) {
+            texts.insert(*key, bytes.map(|b| String::from_utf8_lossy(&b).into()));
+        }
+        texts
+    }
 }
 
-fn string(memory: &impl Memory, address: u64) -> Result<GoString, MemoryError> {
-    let mut bytes = [0; 16];
-    memory.read(address, &mut bytes)?;
-    Ok(pair(&bytes, 0))
+/// 1 where there is something to read, 0 for nil.
+fn present(address: u64) -> usize {
+    usize::from(address != 0)
 }
 
-/// Two words of `bytes`, 0 where there are none.
+/// 0 where there is none.
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// Two words of `bytes`.
 fn pair(bytes: &[u8], at: usize) -> GoString {
-    let word = |at: usize| {
-        bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-    };
-    (word(at), word(at + 8))
+    (word(bytes, at), word(bytes, at + 8))
 }
 
 #[cfg(test)]
@@ -178,6 +291,15 @@ mod tests {
         fn memory(self) -> BytesMemory {
             BytesMemory { base: BASE, bytes: self.0 }
         }
+    }
+
+    fn tenant(
+        memory: &BytesMemory,
+        layout: LabelLayout,
+        address: u64,
+        keys: &[String],
+    ) -> Result<Option<Label>, Unreadable> {
+        tenants(memory, layout, &[address], keys).remove(0)
     }
 
     fn keys() -> Vec<String> {
@@ -229,8 +351,27 @@ mod tests {
         let first = b.words(&bucket(0, [u64::MAX; 2], [u64::MAX; 2], overflow));
         let hmap = b.words(&[1, 0, first]);
         let labels = b.words(&[hmap]);
-        let label = tenant(&b.memory(), LabelLayout::Map, labels, &keys()).unwrap().unwrap();
+        let m = b.memory();
+        let label = tenant(&m, LabelLayout::Map, labels, &keys()).unwrap().unwrap();
         assert_eq!((label.key, label.value.as_str()), (1, "acme"));
+        let mut found = Vec::new();
+        all(&m, LabelLayout::Map, &[labels, 0, 3, labels], |i, l| found.push(format!("{i} {l:?}")));
+        assert_eq!(found[0], "0 Ok([(\"tenant_id\", \"acme\")])");
+        assert_eq!(found[1..3], ["1 Ok([])", "2 Err(Unreadable)"]);
+        assert_eq!(found[3], "3 Ok([(\"tenant_id\", \"acme\")])");
+    }
+
+    #[test]
+    fn a_chain_that_runs_in_a_circle_ends() {
+        let mut b = Builder::default();
+        let own = BASE + 8;
+        let mut words = vec![0; BMAP_SIZE / 8 - 1];
+        words.push(own);
+        b.words(&[0]);
+        assert_eq!(b.words(&words), own);
+        let hmap = b.words(&[1, 0, own]);
+        let labels = b.words(&[hmap]);
+        assert_eq!(tenant(&b.memory(), LabelLayout::Map, labels, &keys()), Err(Unreadable));
     }
 
     #[test]
