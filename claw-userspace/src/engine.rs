@@ -14,6 +14,7 @@ use crate::{
     decode::What,
     detect::{
         fleet::Profiles,
+        rolling::Hour,
         series::{Point, Subject},
     },
     ledger::{Bounds, Ledger, Process},
@@ -80,6 +81,28 @@ impl Engine {
     pub fn with_baseline(mut self, profiles: Profiles) -> Self {
         self.long_view = series::LongView::new(profiles);
         self
+    }
+
+    /// The time of the stream on the wall, ns since the Unix epoch.
+    fn wall_ns(&self) -> u64 {
+        let passed = self.now_ns.saturating_sub(self.session.t_ns);
+        self.session.wall_ns.saturating_add(passed)
+    }
+
+    /// Hours since the Unix epoch.
+    pub fn hour(&self) -> u64 {
+        self.wall_ns() / 3_600_000_000_000
+    }
+
+    /// What earlier runs saw of tenants, by process name and tenant.
+    pub fn remember(&mut self, process: String, tenant: String, hour: u64, seen: Hour) {
+        self.long_view.remember(process, tenant, hour, seen);
+    }
+
+    /// What was learned of tenants in this hour, since the last call.
+    pub fn learned(&mut self) -> Vec<(String, String, Hour)> {
+        let hour = self.hour();
+        self.long_view.learned(hour)
     }
 
     /// What each (tenant, site) has in use now.
@@ -230,7 +253,7 @@ impl Engine {
     fn take_stock(&mut self) {
         let suspected: Vec<(u32, String)> =
             self.findings.values().map(|f| (f.pid, f.tenant.clone())).collect();
-        self.long_view.tick(&self.ledger, self.now_ns, &suspected);
+        self.long_view.tick(&self.ledger, self.now_ns, self.wall_ns(), &suspected);
     }
 
     /// Judge everything again; gives what changed.

@@ -134,7 +134,8 @@ impl Drop for Running {
 /// The program under test.
 pub fn claw(args: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_claw-ebpf"));
-    c.args(args);
+    // What is ordinary on this machine is not to be changed by a test.
+    c.args(args).env("CLAW_EBPF_STATE", "none");
     c
 }
 

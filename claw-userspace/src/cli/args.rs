@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use claw_ebpf::{
     baseline::load_or_learn,
-    pipeline::{ExactOptions, Finished, Options, Stdout, View},
+    pipeline::{ExactOptions, Finished, Options, State, Stdout, View},
     report::{
         exit::{self, FailOn},
         output::Output,
@@ -100,6 +100,12 @@ pub struct WatchArgs {
     #[arg(long, value_name = "NAME|FILE")]
     pub baseline: Option<String>,
 
+    /// Where each tenant's rolling 24/48 h baseline is kept between runs;
+    /// `none` keeps nothing. Default: $CLAW_EBPF_STATE, else
+    /// /var/lib/claw-ebpf for root, $XDG_STATE_HOME/claw-ebpf for others
+    #[arg(long, value_name = "DIR|none")]
+    pub state: Option<PathBuf>,
+
     /// Size of the ring buffer between kernel and agent
     #[arg(long, default_value = "4MiB", value_parser = ring_size, value_name = "SIZE")]
     pub ring_size: u32,
@@ -164,6 +170,7 @@ impl WatchArgs {
             tenants: Rules::parse(&self.tenant)?,
             threshold: self.threshold,
             baseline: self.baseline.as_deref().map(load_or_learn).transpose()?.unwrap_or_default(),
+            state: self.state.as_ref().map_or(State::Usual, |s| State::named(s.as_os_str())),
             ring_bytes: self.ring_size,
             record: self.record.clone(),
         })

@@ -6,6 +6,7 @@ pub mod fleet;
 mod floor;
 pub mod forest;
 pub mod parity;
+pub mod rolling;
 pub mod series;
 pub mod trend;
 pub mod verdict;

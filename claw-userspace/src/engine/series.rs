@@ -2,12 +2,13 @@
 //! each, through the same trend code as series from elsewhere; and the matrix
 //! of tenants, whose odd rows the isolation forest names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     detect::{
         fleet::{Fleet, Profiles},
         forest::{FEATURES, FEWEST, Outliers, Row, Seeded, oddest_feature},
+        rolling::{Hour, Rolling, SETTLED_S},
         series::{Point, Subject},
         trend::{Standing, State},
     },
@@ -26,20 +27,15 @@ const FEATURE_NAMES: [&str; FEATURES] = [
 ];
 /// Score from which a tenant is called odd.
 const ODD: f64 = 0.6;
-/// Time constant of a tenant's rolling coefficient, s: it forgets in a day.
-const ROLLING_S: f64 = 86_400.0;
-/// Time before a tenant has a rolling coefficient, s.
-const SETTLED_S: f64 = 120.0;
+const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// A tenant's own course.
 #[derive(Debug, Default)]
 struct Course {
     /// Allocated since attach at the last interval, bytes.
     born: f64,
-    /// Bytes in use per byte allocated a second, averaged over a day; frozen
-    /// while the tenant is suspected, so that a slow leak is not learned.
-    rolling: Option<f64>,
-    since_ns: u64,
+    /// Time since it was first seen, s.
+    seen_s: f64,
     coefficient: Option<f64>,
     score: Option<f64>,
     odd: Option<usize>,
@@ -49,17 +45,46 @@ struct Course {
 pub struct LongView {
     fleet: Fleet,
     courses: BTreeMap<(u32, TenantId), Course>,
+    /// By process name and tenant: bytes in use per byte allocated a second,
+    /// of earlier runs too.
+    rolling: BTreeMap<(String, String), Rolling>,
+    /// Hours that changed since they were last asked for.
+    learned: BTreeSet<(String, String)>,
     last_ns: Option<u64>,
     peers: usize,
 }
+
+/// Hours of this many (process, tenant) are kept, beside those from a store.
+const MOST_ROLLING: usize = 20_000;
 
 impl LongView {
     pub fn new(profiles: Profiles) -> Self {
         Self { fleet: Fleet::new(profiles, Default::default()), ..Self::default() }
     }
 
-    /// An interval is over. `suspected`: tenants that have findings.
-    pub fn tick(&mut self, ledger: &Ledger, now_ns: u64, suspected: &[(u32, String)]) {
+    /// What earlier runs saw of a process' tenant.
+    pub fn remember(&mut self, process: String, tenant: String, hour: u64, seen: Hour) {
+        self.rolling.entry((process, tenant)).or_default().put(hour, seen);
+    }
+
+    /// This hour of those that were learned since the last call.
+    pub fn learned(&mut self, hour: u64) -> Vec<(String, String, Hour)> {
+        let of = |key: (String, String)| {
+            let seen = self.rolling.get(&key)?.at(hour)?;
+            Some((key.0, key.1, seen))
+        };
+        std::mem::take(&mut self.learned).into_iter().filter_map(of).collect()
+    }
+
+    /// An interval is over. `suspected`: tenants that have findings; `wall_ns`
+    /// is since the Unix epoch.
+    pub fn tick(
+        &mut self,
+        ledger: &Ledger,
+        now_ns: u64,
+        wall_ns: u64,
+        suspected: &[(u32, String)],
+    ) {
         for (subject, point) in series(ledger, now_ns) {
             let id = self.fleet.id(&subject);
             self.fleet.put(id, &point);
@@ -80,7 +105,21 @@ impl LongView {
                 let is_suspected = suspected
                     .iter()
                     .any(|(pid, t)| *pid == key.0 && t == ledger.tenants.name(tenant));
-                course.learn(sums.live / rate, now_ns, passed, is_suspected);
+                course.seen_s += passed;
+                let raw = sums.live / rate;
+                let name = (p.info.name.clone(), ledger.tenants.name(tenant).to_owned());
+                let room = self.rolling.len() < MOST_ROLLING || self.rolling.contains_key(&name);
+                if raw.is_finite() && raw > 0.0 && room {
+                    let rolling = self.rolling.entry(name.clone()).or_default();
+                    // Frozen on suspicion, so that a slow leak is not learned.
+                    if !is_suspected {
+                        rolling.learn(wall_ns / HOUR_NS, raw, passed);
+                        self.learned.insert(name);
+                    }
+                    let ordinary = rolling.ordinary(wall_ns / HOUR_NS);
+                    course.coefficient =
+                        ordinary.filter(|_| course.seen_s >= SETTLED_S).map(|o| raw / o);
+                }
                 let per_object = sums.live / sums.objects.max(1.0);
                 let row = [sums.live / rate, sums.live, per_object, sums.goroutines, rate];
                 rows.push((key, row.map(|v| v.max(1.0).ln())));
@@ -142,25 +181,6 @@ impl LongView {
             all.push(Evidence { kind: EvidenceKind::Forest, detail, value: Some(score) });
         }
         all
-    }
-}
-
-impl Course {
-    fn learn(&mut self, raw: f64, now_ns: u64, passed: f64, suspected: bool) {
-        if !raw.is_finite() || raw <= 0.0 {
-            return;
-        }
-        if self.since_ns == 0 {
-            self.since_ns = now_ns;
-        }
-        let age = now_ns.saturating_sub(self.since_ns) as f64 / 1e9;
-        let old = self.rolling.unwrap_or(raw);
-        if !suspected {
-            // A mean of all until a day has passed, then one that forgets.
-            let share = (passed / age.max(passed).min(ROLLING_S)).min(1.0);
-            self.rolling = Some(old + (raw - old) * share);
-        }
-        self.coefficient = (age >= SETTLED_S).then(|| raw / self.rolling.unwrap_or(raw));
     }
 }
 

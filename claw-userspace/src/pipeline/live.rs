@@ -16,6 +16,7 @@ use super::{
     clock::monotonic_ns,
     governor::{EventCost, Flow},
     lines::LineWriter,
+    memory,
     python::WatchedPython,
     pywindow::describe,
     session,
@@ -145,6 +146,7 @@ impl<'a> Live<'a> {
         let session = session::begin(options);
         let started = Instant::now();
         let mut sink = Sink::new(session, recorder, view, options.baseline.clone());
+        memory::begin(&options.state, &mut sink)?;
         let loading = Instant::now();
         let mut probes =
             Probes::load(&options.tenants.keys(), options.ring_bytes, options.exact.is_some())?;

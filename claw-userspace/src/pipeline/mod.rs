@@ -10,6 +10,7 @@ mod governor;
 mod lines;
 mod live;
 mod looks;
+mod memory;
 mod owner;
 mod pystacks;
 mod python;
@@ -30,6 +31,7 @@ use regex::Regex;
 
 pub use goroutines::{DumpError, Source, goroutines};
 pub use live::{run_command, watch};
+pub use memory::State;
 pub use replay::replay;
 pub use sink::{Finished, Stdout, View};
 
@@ -59,6 +61,8 @@ pub struct Options {
     pub threshold: f64,
     /// What is healthy; empty when not known.
     pub baseline: Profiles,
+    /// Where what is ordinary for each tenant is kept between runs.
+    pub state: State,
     pub ring_bytes: u32,
     pub record: Option<PathBuf>,
 }
@@ -81,6 +85,8 @@ pub enum WatchError {
     NothingToWatch(String),
     #[error(transparent)]
     Probe(#[from] crate::probe::ProbeError),
+    #[error(transparent)]
+    State(#[from] crate::baseline::StoreError),
     #[error(transparent)]
     Record(#[from] record::WriteError),
     #[error(transparent)]

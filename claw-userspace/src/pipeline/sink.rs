@@ -3,8 +3,9 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::screen::Screen;
+use super::{memory::Memory, screen::Screen};
 use crate::{
+    baseline::StoreError,
     detect::fleet::Profiles,
     engine::Engine,
     ledger::Bounds,
@@ -37,6 +38,7 @@ pub struct View {
 pub struct Sink {
     engine: Engine,
     recorder: Option<Writer>,
+    memory: Option<Memory>,
     view: View,
     /// Where progress goes to a terminal.
     screen: Option<Screen>,
@@ -55,13 +57,47 @@ impl Sink {
     pub fn new(session: Session, recorder: Option<Writer>, view: View, baseline: Profiles) -> Self {
         let engine = Engine::new(session.clone(), Bounds::default()).with_baseline(baseline);
         let screen = (view.progress && std::io::stderr().is_terminal()).then(Screen::default);
-        let mut sink = Self { engine, recorder, view, screen, closed: false };
+        let mut sink = Self { engine, recorder, memory: None, view, screen, closed: false };
         sink.put(Item::Session(session));
         sink
     }
 
+    /// Go on from what earlier runs saw; gives words for the log.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn remember(&mut self, memory: Memory) -> Result<String, StoreError> {
+        let words = memory.recall(&mut self.engine)?;
+        self.memory = Some(memory);
+        Ok(words)
+    }
+
+    /// A full disk ends what is kept, not the watch.
+    fn keep(&mut self, t_ns: u64, now: bool) {
+        let Some(memory) = &mut self.memory else { return };
+        if let Err(e) = memory.keep(&mut self.engine, t_ns, now) {
+            self.memory = None;
+            self.note(&e.to_string());
+            self.engine.apply(Item::Step(Step {
+                t_ns,
+                action: "Keeping rolling baselines".into(),
+                detail: format!("{e}: nothing more is kept, the watch goes on"),
+                status: StepStatus::Error,
+                elapsed_ms: 0,
+            }));
+        }
+    }
+
     pub fn put(&mut self, item: Item) {
         self.record(&item);
+        let tick = if let Item::Tick { t_ns } = &item { Some(*t_ns) } else { None };
+        self.take(item);
+        if let Some(t_ns) = tick {
+            self.keep(t_ns, false);
+        }
+    }
+
+    fn take(&mut self, item: Item) {
         let announce = match &item {
             Item::Step(_) => true,
             Item::Target(info) => {
@@ -166,6 +202,7 @@ impl Sink {
         if let Some(screen) = &mut self.screen {
             screen.clear();
         }
+        self.keep(u64::MAX, true);
         let report = self.engine.report();
         match self.view.stdout {
             Stdout::Text(style) => self.print(&text::render(&report, style)),
