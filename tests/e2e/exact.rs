@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::common::*;
 
+/// By tenant and type: objects and bytes.
+type Truth = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
+
 /// A fixture that waits until it is told to allocate.
 struct Counting {
     what: String,
@@ -30,7 +33,7 @@ impl Counting {
         Some(Self { what, stdin: child.stdin.take().unwrap(), out, child })
     }
 
-    fn truth(&mut self) -> BTreeMap<String, BTreeMap<String, [u64; 2]>> {
+    fn truth(&mut self) -> Truth {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap()
@@ -84,11 +87,7 @@ fn counted(report: &Value, pid: u32, tenant: &str) -> BTreeMap<String, [u64; 2]>
 
 /// Watch all from before they allocate until all have: the report, and what each
 /// says itself.
-fn watch(
-    running: &mut [Counting],
-    more: &[&str],
-    env: &[(&str, &str)],
-) -> (Value, Vec<BTreeMap<String, BTreeMap<String, [u64; 2]>>>) {
+fn watch(running: &mut [Counting], more: &[&str], env: &[(&str, &str)]) -> (Value, Vec<Truth>) {
     let mut args = vec!["watch", "--mode", "exact", "--max-overhead", "100%", "-q"];
     args.extend(["--format", "jsonl", "--interval", "2s"]);
     args.extend(more);
@@ -112,11 +111,7 @@ fn watch(
 }
 
 /// The report says of each what it says itself.
-fn compare(
-    report: &Value,
-    running: &[Counting],
-    truths: &[BTreeMap<String, BTreeMap<String, [u64; 2]>>],
-) {
+fn compare(report: &Value, running: &[Counting], truths: &[Truth]) {
     let record = marked_line("exact", "main.go", "COUNT: record");
     for (c, truth) in running.iter().zip(truths) {
         let (what, pid) = (&c.what, c.child.id());
@@ -131,7 +126,7 @@ fn compare(
         }
         assert!(!truth.is_empty());
         for (tenant, by_type) in truth {
-            let counted = counted(&report, pid, tenant);
+            let counted = counted(report, pid, tenant);
             for (name, want) in by_type {
                 let got = counted.get(name).copied().unwrap_or_default();
                 assert_eq!(got, *want, "{what}: {tenant} {name}: {counted:#?}");

@@ -10,7 +10,7 @@ use claw_ebpf::{
     engine::Engine,
     ledger::Bounds,
     report::model::{Finding, Verdict},
-    stream::Item,
+    stream::{Item, Still},
 };
 use simulate::*;
 
@@ -229,4 +229,53 @@ fn heap_from_before_is_in_the_picture_from_the_first_second() {
     let report = run(items).engine.report();
     assert!(report.tenants.iter().all(|t| t.tenant == "acme"));
     assert!(report.tenants[0].before_attach_bytes.unwrap() > 40.0 * MIB);
+}
+
+/// Goroutines of one `go` statement, one a second at each of `places`, that stay
+/// where they wait.
+fn standing(places: &[u64], seconds: u64) -> Vec<Item> {
+    let mut items = vec![target()];
+    for pc in places.iter().chain(&[50]) {
+        items.push(Item::Frames { pid: PID, pc: *pc, frames: vec![frame(*pc)] });
+    }
+    let mut id = 0;
+    for s in 1..=seconds {
+        for pc in places {
+            id += 1;
+            items.push(Item::Still(Still {
+                pid: PID,
+                id,
+                gopc: 50,
+                since_ns: s * SECOND,
+                before: false,
+                reason: "chan send".into(),
+                label: None,
+                stack: vec![*pc, 50],
+            }));
+        }
+        if s % 10 == 0 {
+            items.push(Item::Tick { t_ns: s * SECOND });
+        }
+    }
+    items
+}
+
+#[test]
+fn two_lines_to_change_are_two_findings() {
+    let report = run(standing(&[60, 61], 90)).engine.report();
+    let mut found: Vec<_> = report
+        .findings
+        .iter()
+        .map(|f| {
+            assert_eq!((f.verdict, f.site.line), (Verdict::Leak, Some(150)), "{f:#?}");
+            let per_minute = f.growth.count_per_minute.unwrap();
+            assert!((45.0..75.0).contains(&per_minute), "each counts its own: {per_minute}");
+            (f.blocked_on.as_ref().unwrap().line, f.id.clone())
+        })
+        .collect();
+    found.sort();
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [Some(160), Some(161)]);
+    assert_ne!(found[0].1, found[1].1, "each has an id of its own");
+    let alone = run(standing(&[61], 90)).engine.report();
+    assert_eq!(alone.findings[0].id, found[1].1, "which the other has no part in");
 }

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{
     Finished, Options, Select, View, WatchError,
+    child::Running,
     clock::monotonic_ns,
     governor::{EventCost, Flow},
     lines::LineWriter,
@@ -99,18 +100,6 @@ pub fn run_command(
         let status = child.0.wait()?;
         Ok((live.finish(), status))
     })
-}
-
-/// A child that does not outlive a failure to watch it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

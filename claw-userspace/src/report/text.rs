@@ -384,7 +384,8 @@ fn site_place(site: &Site, width: usize) -> String {
 /// Binary units, three digits.
 pub fn bytes(n: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (n, 0);
+    // Adding 0 takes the sign off a zero: an empty sum of floats is -0.
+    let (mut value, mut unit) = (n + 0.0, 0);
     while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;

@@ -19,7 +19,11 @@ pub fn render(programs: &[Program], builds: &[&str], outcomes: &[Vec<Outcome>]) 
          - *other*: a verdict `leak` on what Go's test does not list. Go proves that nobody can ever\n\
          \x20 wake a goroutine; `watch` says that they pile up. What piles up but could be woken is\n\
          \x20 listed here, below with its place.\n\n\
-         A program's own main goroutine, which here is a new one each second, is left out.\n\n",
+         A program's own main goroutine, which here is a new one each second, is left out.\n\n\
+         The rule needs 12 goroutines that came to one place over half a minute or more and stayed.\n\
+         So it misses what came about too rarely in this time (the number of goroutines is given\n\
+         below), and goroutines that hinder each other but go on now and then. A leak that happened\n\
+         once it cannot see at all: that takes a proof that nobody can reach what is waited for.\n\n",
         programs.len()
     );
     text += &head("found / missed / absent / other", builds);
