@@ -135,6 +135,11 @@ impl<M: Memory> Objects<'_, M> {
     /// `(key, value)` of a dict's entries, deleted ones left out. Empty for a
     /// dict that shares its keys with others.
     pub fn items(&self, dict: u64) -> Option<Vec<(u64, u64)>> {
+        self.items_of(dict, MAX_ENTRIES)
+    }
+
+    /// The same of a dict of at most `most` entries.
+    pub fn items_of(&self, dict: u64, most: u64) -> Option<Vec<(u64, u64)>> {
         let keys = self.u64_at(dict.checked_add(layout::MA_KEYS)?)?;
         if self.u64_at(dict + layout::MA_KEYS + 8)? != 0 {
             return Some(Vec::new());
@@ -155,7 +160,7 @@ impl<M: Memory> Objects<'_, M> {
             };
             (40 + size.checked_mul(width)?, word(32), false)
         };
-        if count > MAX_ENTRIES {
+        if count > most {
             return None;
         }
         let step = if unicode { 16 } else { 24 };
