@@ -24,43 +24,8 @@ pub enum PySite {
     Resize = 3,
 }
 
-/// How a thread's running frames are linked.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PyFrames {
-    /// 3.8 to 3.10: `PyFrameObject`.
-    Object = 0,
-    /// 3.11: `_PyInterpreterFrame`, with [`FRAME_311`].
-    V311 = 1,
-    /// 3.12 and later, with [`FRAME_312`].
-    V312 = 2,
-}
-
-/// Fields of `_PyInterpreterFrame` (`Include/internal/pycore_frame.h`), bytes
-/// from its start. Constants, since the BPF side reads a frame's first
-/// [`FRAME_WORDS`] words at once and picks them out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterpreterFrame {
-    pub code: usize,
-    pub previous: usize,
-    /// `prev_instr`, `instr_ptr` from 3.13.
-    pub instruction: usize,
-    pub owner: usize,
-    pub locals: usize,
-}
-
-pub const FRAME_311: InterpreterFrame =
-    InterpreterFrame { code: 32, previous: 48, instruction: 56, owner: 69, locals: 72 };
-pub const FRAME_312: InterpreterFrame =
-    InterpreterFrame { code: 0, previous: 8, instruction: 56, owner: 70, locals: 72 };
-pub const FRAME_WORDS: usize = 9;
 /// `FRAME_OWNED_BY_CSTACK`: from here on a frame is no Python function's.
-pub const OWNED_BY_CSTACK: u8 = 3;
-
-/// Fields of `PyFrameObject` (`Include/cpython/frameobject.h`, 3.8–3.10) that
-/// have not moved.
-pub const F_BACK: u32 = 24;
-pub const F_CODE: u32 = 32;
+pub const OWNED_BY_CSTACK: u64 = 3;
 
 /// Frames of one stack that are kept, leaf first.
 pub const MAX_FRAMES: usize = 24;
@@ -101,15 +66,20 @@ pub struct PyTarget {
     pub type_bitmap: u64,
     pub type_array: u64,
     pub variables: [PyVariable; MAX_VARIABLES],
-    /// A [`PyFrames`].
-    pub frames: u32,
     /// `PyThreadState.frame`, `.cframe` or `.current_frame`.
     pub ts_frame: u32,
     /// `_PyCFrame.current_frame`; `u32::MAX` where there is no `cframe`.
     pub cframe_frame: u32,
-    /// `PyFrameObject.f_lasti` and `.f_localsplus`, ≤ 3.10.
-    pub f_lasti: u32,
+    /// Fields of a frame: its code object, its caller, the instruction it
+    /// stands at, its local variables.
+    pub f_code: u32,
+    pub f_previous: u32,
+    pub f_instruction: u32,
     pub f_locals: u32,
+    /// Where in the 8 bytes after the instruction it says who owns it: bits to
+    /// shift, and what to keep of them; 0 where it does not.
+    pub owner_shift: u32,
+    pub owner_mask: u32,
     /// `PyThreadState.context`.
     pub ts_context: u32,
     /// Where a compact `str`'s characters begin: ASCII, others.
@@ -125,7 +95,6 @@ pub struct PyTarget {
     pub locals: u32,
     /// Write down what hits.
     pub active: u32,
-    pub _pad: u32,
 }
 
 /// A type (or a code object) of one process.
@@ -176,7 +145,7 @@ pub struct PyStack {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PyFrame {
-    /// Address of the code object.
+    /// Address of the code object; 0: no Python function's.
     pub code: u64,
     /// Address of the instruction; ≤ 3.10: `f_lasti`.
     pub instruction: u64,
@@ -220,15 +189,16 @@ pub struct PyStat {
     pub no_stack: u64,
     /// A tenant's value that is no `str` or `int`, or could not be read.
     pub label_unreadable: u64,
+    /// Type of a node of a context that is not known yet; 0: none was met.
+    pub unknown_node: u64,
 }
 
 const _: () = assert!(core::mem::size_of::<PyVariable>() == 16);
-const _: () = assert!(core::mem::size_of::<PyTarget>() == 168);
+const _: () = assert!(core::mem::size_of::<PyTarget>() == 176);
 const _: () = assert!(core::mem::size_of::<PyKey>() == 16);
 const _: () = assert!(core::mem::size_of::<PyLocal>() == 8);
 const _: () = assert!(core::mem::size_of::<PyStackKey>() == 16);
 const _: () = assert!(core::mem::size_of::<PyStack>() == 16);
 const _: () = assert!(core::mem::size_of::<PyFrame>() == 16);
 const _: () = assert!(core::mem::size_of::<PyEntry>() == 88);
-const _: () = assert!(core::mem::size_of::<PyStat>() == 64);
-const _: () = assert!(FRAME_311.locals <= FRAME_WORDS * 8 && FRAME_312.locals <= FRAME_WORDS * 8);
+const _: () = assert!(core::mem::size_of::<PyStat>() == 72);

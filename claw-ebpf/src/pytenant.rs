@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_user_buf};
 use claw_common::{
     PyEntry, PyLocal, PyTarget, RecordedLabel,
     event::MAX_LABEL,
-    python::{MAX_VARIABLES, PyVariable},
+    python::PyVariable,
 };
 
 use crate::user::read;
@@ -38,54 +38,99 @@ fn rank(label: &RecordedLabel) -> u32 {
     if label.key == RecordedLabel::NONE { u32::MAX } else { u32::from(label.key & PyEntry::RANK) }
 }
 
-/// What the thread's name and its context say.
+/// A value that may name a tenant, with the rank of its rule.
+#[derive(Clone, Copy)]
+pub struct Candidate {
+    pub value: u64,
+    pub rank: u32,
+}
+
+impl Candidate {
+    pub const NONE: Self = Self { value: 0, rank: u32::MAX };
+}
+
+/// The thread's name, where a rule asks for it.
 #[inline(always)]
-pub fn of_thread(target: &PyTarget, thread: u64, label: &mut RecordedLabel, unreadable: &mut u32) {
-    if target.thread_rank != u32::MAX
-        && let Ok(name) = bpf_get_current_comm()
-    {
-        let mut len = 0;
-        for (i, b) in name.iter().enumerate() {
-            if *b == 0 {
-                break;
-            }
-            label.value[i] = *b;
-            len = i as u8 + 1;
-        }
-        label.key = target.thread_rank as u8;
-        label.len = len;
-        label.full_len = u16::from(len);
-    }
-    if target.variables[0].address == 0 {
+pub fn thread_name(target: &PyTarget, label: &mut RecordedLabel) {
+    if target.thread_rank == u32::MAX {
         return;
     }
-    let Some(context) = read::<u64>(thread, target.ts_context).filter(|c| *c != 0) else { return };
+    let Ok(name) = bpf_get_current_comm() else { return };
+    let mut len = 0;
+    for (i, b) in name.iter().enumerate() {
+        if *b == 0 {
+            break;
+        }
+        label.value[i] = *b;
+        len = i as u8 + 1;
+    }
+    label.key = target.thread_rank as u8;
+    label.len = len;
+    label.full_len = u16::from(len);
+}
+
+/// What the thread's context says.
+#[inline(always)]
+pub fn of_context(
+    target: &PyTarget,
+    thread: u64,
+    unreadable: &mut u32,
+    unknown: &mut u64,
+) -> Candidate {
+    let mut best = Candidate::NONE;
+    if target.variables[0].address == 0 {
+        return best;
+    }
+    let Some(context) = read::<u64>(thread, target.ts_context).filter(|c| *c != 0) else {
+        return best;
+    };
     let Some(root) = read::<u64>(context, CTX_VARS).and_then(|vars| read::<u64>(vars, HAMT_ROOT))
     else {
         *unreadable = 1;
-        return;
+        return best;
     };
-    for i in 0..MAX_VARIABLES {
-        let variable = &target.variables[i];
-        if variable.address == 0 {
+    for variable in &target.variables {
+        // In order of preference.
+        if variable.address == 0 || best.value != 0 {
             break;
         }
-        if variable.rank >= rank(label) {
-            continue;
-        }
-        match find(target, root, variable) {
-            Some(0) => {}
-            Some(value) => {
-                text(target, value, variable.rank, label, unreadable);
-            }
+        match find(target, root, variable, unknown) {
+            Some(value) => best = Candidate { value, rank: variable.rank },
             None => *unreadable = 1,
+        }
+    }
+    best
+}
+
+/// The better of two, and the other where that names nobody.
+#[inline(always)]
+pub fn name(
+    target: &PyTarget,
+    candidates: [Candidate; 2],
+    label: &mut RecordedLabel,
+    unreadable: &mut u32,
+) {
+    let [a, b] = candidates;
+    let (first, second) = if a.rank <= b.rank { (a, b) } else { (b, a) };
+    let thread = rank(label);
+    for c in [first, second] {
+        if c.value != 0
+            && c.rank < thread
+            && text(target, c.value, c.rank, label, unreadable)
+        {
+            break;
         }
     }
 }
 
 /// `hamt_find`: the value of a variable, 0 when it is not set.
 #[inline(always)]
-fn find(target: &PyTarget, root: u64, variable: &PyVariable) -> Option<u64> {
+fn find(
+    target: &PyTarget,
+    root: u64,
+    variable: &PyVariable,
+    unknown: &mut u64,
+) -> Option<u64> {
     let mut node = root;
     let mut hash = variable.hash;
     for _ in 0..LEVELS {
@@ -100,6 +145,7 @@ fn find(target: &PyTarget, root: u64, variable: &PyVariable) -> Option<u64> {
             continue;
         }
         if typ != target.type_bitmap {
+            *unknown = typ;
             return None;
         }
         let bitmap: u32 = read(node, BITMAP)?;
@@ -129,31 +175,21 @@ fn ones(x: u32) -> u32 {
     ((x + (x >> 4)) & 0x0f0f_0f0f).wrapping_mul(0x0101_0101) >> 24
 }
 
-/// The value of a local variable, if it names a tenant; whether it does.
+/// The value of a local variable; 0 when it is not bound.
 #[inline(always)]
-pub fn of_local(
-    target: &PyTarget,
-    locals: u64,
-    local: &PyLocal,
-    label: &mut RecordedLabel,
-    unreadable: &mut u32,
-) -> bool {
-    if local.rank >= rank(label) {
-        return false;
-    }
+pub fn of_local(locals: u64, local: &PyLocal, unreadable: &mut u32) -> Candidate {
     let Some(mut value) = read::<u64>(locals.wrapping_add(u64::from(local.index) * 8), 0) else {
         *unreadable = 1;
-        return false;
+        return Candidate::NONE;
     };
     if local.cell != 0 {
         value = read(value, CELL_REF).unwrap_or(0);
     }
-    // Not bound yet.
-    value != 0 && text(target, value, local.rank, label, unreadable)
+    Candidate { value, rank: local.rank }
 }
 
 /// A `str` or `int` as a label; whether it was one.
-#[inline(always)]
+#[inline(never)]
 fn text(
     target: &PyTarget,
     value: u64,

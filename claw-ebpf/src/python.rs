@@ -18,14 +18,14 @@ use claw_common::{
     config::MAX_TARGETS,
     event::MAX_LABEL,
     python::{
-        CLASSES, F_BACK, F_CODE, FRAME_311, FRAME_312, FRAME_WORDS, MAX_CODES, MAX_ENTRIES,
-        MAX_FRAMES, MAX_STACK_FRAMES, MAX_STACKS, MAX_TYPES, OWNED_BY_CSTACK, PyFrames,
+        CLASSES, MAX_CODES, MAX_ENTRIES, MAX_FRAMES, MAX_STACK_FRAMES, MAX_STACKS, MAX_TYPES,
+        OWNED_BY_CSTACK,
     },
 };
 
 use crate::{
     emit::{add, now, tgid},
-    pytenant,
+    pytenant::{self, Candidate},
     regs::c,
     user::read,
 };
@@ -130,12 +130,7 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
         return;
     };
     let mut unreadable = 0;
-    pytenant::of_thread(target, thread, &mut entry.label, &mut unreadable);
-    let hash = walk(pid, target, thread, typ, &mut entry.label, &mut unreadable);
-    if unreadable != 0 {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*stat).label_unreadable, 1) };
-    }
+    let (hash, local) = walk(pid, target, thread, typ);
     entry.stack = hash;
     let key = PyStackKey { hash, tgid: pid, index: 0 };
     match PY_STACKS.get_ptr_mut(&key) {
@@ -148,6 +143,22 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
                 return;
             }
         }
+    }
+    let local = match local {
+        Nearest { locals: 0, .. } => Candidate::NONE,
+        nearest => pytenant::of_local(nearest.locals, &nearest.local, &mut unreadable),
+    };
+    let mut unknown = 0;
+    let context = pytenant::of_context(target, thread, &mut unreadable, &mut unknown);
+    if unknown != 0 {
+        // SAFETY: as above; one of several is as good.
+        unsafe { (*stat).unknown_node = unknown };
+    }
+    pytenant::thread_name(target, &mut entry.label);
+    pytenant::name(target, [context, local], &mut entry.label, &mut unreadable);
+    if unreadable != 0 {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*stat).label_unreadable, 1) };
     }
     if PY_ENTRIES.insert(&PyKey { address: block, tgid: pid, _pad: 0 }, &entry, 0).is_ok() {
         // SAFETY: as above.
@@ -168,66 +179,34 @@ fn next_block(used_pools: u64, class: u32) -> Option<u64> {
     read::<u64>(pool, FREEBLOCK).filter(|b| *b != 0)
 }
 
-/// A running frame, innermost first.
-struct Running {
-    frame: u64,
-    object: bool,
-    old: bool,
-    lasti: u32,
-}
-
+/// A running frame.
 struct Seen {
     frame: PyFrame,
     /// Address of its local variables.
     locals: u64,
+    caller: u64,
 }
 
-impl Running {
-    #[inline(always)]
-    fn of(target: &PyTarget, thread: u64) -> Self {
-        let mut frame = read(thread, target.ts_frame).unwrap_or(0);
-        if target.cframe_frame != u32::MAX {
-            frame = read(frame, target.cframe_frame).unwrap_or(0);
-        }
-        Self {
-            frame,
-            object: target.frames == PyFrames::Object as u32,
-            old: target.frames == PyFrames::V311 as u32,
-            lasti: target.f_lasti,
-        }
+#[inline(always)]
+fn innermost(target: &PyTarget, thread: u64) -> u64 {
+    let frame = read(thread, target.ts_frame).unwrap_or(0);
+    if target.cframe_frame == u32::MAX {
+        return frame;
     }
+    read(frame, target.cframe_frame).unwrap_or(0)
+}
 
-    /// The frame here, `None` inside when it is no Python function's; goes on
-    /// to its caller.
-    #[inline(always)]
-    fn next(&mut self, f_locals: u32) -> Option<Option<Seen>> {
-        if self.frame == 0 {
-            return None;
-        }
-        let at = self.frame;
-        if self.object {
-            let code: u64 = read(at, F_CODE)?;
-            let lasti: i32 = read(at, self.lasti)?;
-            self.frame = read(at, F_BACK)?;
-            let frame = PyFrame { code, instruction: lasti as u32 as u64 };
-            return Some(Some(Seen { frame, locals: at.wrapping_add(u64::from(f_locals)) }));
-        }
-        let words: [u64; FRAME_WORDS] = read(at, 0)?;
-        let f = if self.old { FRAME_311 } else { FRAME_312 };
-        let (code, previous, owner) = if self.old {
-            let owner = words[FRAME_311.owner / 8] >> (FRAME_311.owner % 8 * 8);
-            (words[FRAME_311.code / 8], words[FRAME_311.previous / 8], owner as u8)
-        } else {
-            let owner = words[FRAME_312.owner / 8] >> (FRAME_312.owner % 8 * 8);
-            (words[FRAME_312.code / 8], words[FRAME_312.previous / 8], owner as u8)
-        };
-        self.frame = previous;
-        if owner >= OWNED_BY_CSTACK {
-            return Some(None);
-        }
-        let frame = PyFrame { code, instruction: words[FRAME_312.instruction / 8] };
-        Some(Some(Seen { frame, locals: at.wrapping_add(f.locals as u64) }))
-    }
+/// The frame at an address. Without a branch for each version: the verifier
+/// follows all of them, in each round of a loop.
+#[inline(always)]
+fn frame_at(target: &PyTarget, at: u64) -> Option<Seen> {
+    let code: u64 = read(at, target.f_code)?;
+    let caller: u64 = read(at, target.f_previous)?;
+    let [instruction, after]: [u64; 2] = read(at, target.f_instruction)?;
+    let owner = (after >> (target.owner_shift & 63)) & u64::from(target.owner_mask);
+    let code = if owner >= OWNED_BY_CSTACK { 0 } else { code };
+    let locals = at.wrapping_add(u64::from(target.f_locals));
+    Some(Seen { frame: PyFrame { code, instruction }, locals, caller })
 }
 
 #[inline(always)]
@@ -236,57 +215,55 @@ fn mix(hash: u64, value: u64) -> u64 {
     h ^ (h >> 29)
 }
 
-/// The hash of type and stack; on the way the nearest local variable that names
-/// a tenant.
+/// The nearest frame that has a local variable which names a tenant.
+struct Nearest {
+    /// Address of its local variables; 0: there is none.
+    locals: u64,
+    local: PyLocal,
+}
+
+/// The hash of type and stack, and the nearest frame with a tenant's name.
 #[inline(always)]
-fn walk(
-    pid: u32,
-    target: &PyTarget,
-    thread: u64,
-    typ: u64,
-    label: &mut RecordedLabel,
-    unreadable: &mut u32,
-) -> u64 {
-    let mut running = Running::of(target, thread);
+fn walk(pid: u32, target: &PyTarget, thread: u64, typ: u64) -> (u64, Nearest) {
+    let mut at = innermost(target, thread);
     let mut hash = mix(0, typ);
-    let mut look = target.locals != 0;
+    let none = PyLocal { index: PyLocal::NONE, cell: 0, rank: u32::MAX };
+    let mut nearest = Nearest { locals: 0, local: none };
     for _ in 0..MAX_FRAMES {
-        let Some(seen) = running.next(target.f_locals) else { break };
-        let Some(seen) = seen else { continue };
+        let Some(seen) = frame_at(target, at) else { break };
+        at = seen.caller;
         hash = mix(mix(hash, seen.frame.code), seen.frame.instruction);
-        if !look {
+        if target.locals == 0 || nearest.locals != 0 {
             continue;
         }
         let key = PyKey { address: seen.frame.code, tgid: pid, _pad: 0 };
         // SAFETY: entries are only added by the agent.
         let Some(local) = (unsafe { PY_LOCALS.get(&key) }) else { continue };
-        if local.index != PyLocal::NONE
-            && pytenant::of_local(target, seen.locals, local, label, unreadable)
-        {
-            look = false;
+        if local.index != PyLocal::NONE {
+            nearest = Nearest { locals: seen.locals, local: *local };
         }
     }
-    hash
+    (hash, nearest)
 }
 
 /// Write a stack down that is new.
 #[inline(always)]
 fn keep(pid: u32, target: &PyTarget, thread: u64, hash: u64) -> bool {
-    let mut running = Running::of(target, thread);
-    let mut n = 0u32;
-    for _ in 0..MAX_FRAMES {
-        let Some(seen) = running.next(target.f_locals) else { break };
-        let Some(seen) = seen else { continue };
-        let key = PyStackKey { hash, tgid: pid, index: n };
+    let mut at = innermost(target, thread);
+    let mut frames = 0;
+    for i in 0..MAX_FRAMES as u32 {
+        let Some(seen) = frame_at(target, at) else { break };
+        at = seen.caller;
+        let key = PyStackKey { hash, tgid: pid, index: i };
         if PY_FRAMES.insert(&key, &seen.frame, 0).is_err() {
             return false;
         }
-        n += 1;
+        frames = i + 1;
     }
-    if n == 0 {
+    if frames == 0 {
         return false;
     }
-    let stack = PyStack { count: 1, frames: n, cut: u32::from(running.frame != 0) };
+    let stack = PyStack { count: 1, frames, cut: u32::from(at != 0) };
     // The frames first: whoever finds the stack finds them.
     let key = PyStackKey { hash, tgid: pid, index: 0 };
     PY_STACKS.insert(&key, &stack, u64::from(BPF_NOEXIST)).is_ok()

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 /// All versions that must work, newest last.
 pub const VERSIONS: [&str; 8] =
     ["1.19", "1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
@@ -119,7 +121,7 @@ impl Running {
         self.child.id()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.first_line).expect("a JSON line when ready")
     }
 }
@@ -140,7 +142,7 @@ pub fn claw(args: &[&str]) -> Command {
 }
 
 /// Run it; gives the exit code, the JSON on stdout, and stderr.
-pub fn claw_json(args: &[&str]) -> (i32, serde_json::Value, String) {
+pub fn claw_json(args: &[&str]) -> (i32, Value, String) {
     let out = claw(args).output().unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     let json = serde_json::from_slice(&out.stdout)
@@ -149,13 +151,22 @@ pub fn claw_json(args: &[&str]) -> (i32, serde_json::Value, String) {
 }
 
 /// Watch for `at_least`, and on until each of `leaking` has a finding that says
-/// so, three times as long at most: a slow machine is waited for. Gives the exit
-/// code and the report.
-pub fn watch_until_found(
+/// so; see [`watch_until`].
+pub fn watch_until_found(args: &[&str], at_least: Duration, leaking: &[u32]) -> (i32, Value) {
+    watch_until(args, at_least, |found| {
+        let leaks = |pid| found.iter().any(|f| f["pid"] == pid && f["verdict"] == "leak");
+        leaking.iter().all(|pid| leaks(*pid))
+    })
+}
+
+/// Watch for `at_least`, and on until the findings that came up so far are
+/// enough, three times as long at most: a slow machine is waited for. Gives the
+/// exit code and the report.
+pub fn watch_until(
     args: &[&str],
     at_least: Duration,
-    leaking: &[u32],
-) -> (i32, serde_json::Value) {
+    enough: impl Fn(&[Value]) -> bool,
+) -> (i32, Value) {
     let at_most = (at_least * 3).as_secs().to_string() + "s";
     let mut agent = claw(args)
         .args(["--format", "jsonl", "-q", "--duration", &at_most])
@@ -166,23 +177,17 @@ pub fn watch_until_found(
     let out = BufReader::new(agent.stdout.take().unwrap());
     std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|l| send.send(l)));
     let began = Instant::now();
-    let mut found = std::collections::BTreeSet::new();
+    let mut found = Vec::new();
     let mut report = None;
     let mut asked_to_stop = false;
     while let Some(line) = next(&lines) {
-        let line: Option<serde_json::Value> =
-            line.map(|l| serde_json::from_str(&l).expect("a JSON line"));
-        if let Some(line) = line {
-            match line["event"].as_str() {
-                Some("finding") if line["verdict"] == "leak" => {
-                    found.insert(line["pid"].as_u64().unwrap() as u32);
-                }
-                Some("report") => report = Some(line),
-                _ => {}
-            }
+        let line = line.map(|l| serde_json::from_str::<Value>(&l).expect("a JSON line"));
+        match line {
+            Some(line) if line["event"] == "finding" => found.push(line),
+            Some(line) if line["event"] == "report" => report = Some(line),
+            _ => {}
         }
-        let all = leaking.iter().all(|pid| found.contains(pid));
-        if all && began.elapsed() >= at_least && !asked_to_stop {
+        if !asked_to_stop && began.elapsed() >= at_least && enough(&found) {
             // SAFETY: plain kill(2) of our own child, which was not waited for.
             unsafe { libc::kill(agent.id().cast_signed(), libc::SIGINT) };
             asked_to_stop = true;

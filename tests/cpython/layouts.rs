@@ -3,7 +3,6 @@
 
 use std::{path::Path, process::Command};
 
-use claw_common::python::{F_BACK, F_CODE, FRAME_311, FRAME_312};
 use claw_ebpf::target::cpython::{
     layout::{self, Layout},
     running::{Lines, Locals, Running, Thread},
@@ -104,18 +103,17 @@ fn internal(minor: u8) -> Vec<u64> {
     }
     all.push(r.ts_frame.into());
     all.extend(r.cframe_frame.map(u64::from));
-    let f = if minor == 11 { FRAME_311 } else { FRAME_312 };
-    let fields = [f.code, f.instruction, f.previous, f.owner, f.locals].map(|v| v as u64);
     match (r.lines, r.locals) {
         (
             Lines::Lnotab(table) | Lines::Table310(table),
             Locals::Separate { count, names, cells, free },
         ) => {
-            all.extend([u64::from(F_BACK), u64::from(F_CODE), r.f_lasti.into(), r.f_locals.into()]);
+            all.extend([r.f_previous, r.f_code, r.f_instruction, r.f_locals].map(u64::from));
             all.extend([r.co_name, count, names, cells, free, table]);
         }
         (Lines::Locations { table, code }, Locals::Together { names, kinds }) => {
-            all.extend(fields);
+            all.extend([r.f_code, r.f_instruction, r.f_previous].map(u64::from));
+            all.extend([r.f_owner.unwrap(), r.f_locals].map(u64::from));
             all.extend([r.co_name, names, kinds, table, code]);
         }
         other => panic!("{other:?}"),

@@ -47,11 +47,12 @@ pub fn of_writer(
     }
     let windows = if written.windows == 1 { "one window" } else { "windows" };
     let mut proof = format!(
-        "{} of {} objects of {} that came in {windows} and stayed were allocated here, {} of them \
-         in the first half; the site allocated {} of them in all",
+        "{} of {} objects of {} that came in {windows} and stayed{} were allocated here, {} of \
+         them in the first half; the site allocated {} of them in all",
         writer.stayed,
         written.stayed,
         clean(type_name),
+        if written.held { ", in containers that grow," } else { "" },
         writer.early,
         writer.allocated
     );

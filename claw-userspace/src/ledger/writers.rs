@@ -40,6 +40,8 @@ pub struct Written {
     /// The interpreter reuses freed objects of the type: a writer may be that
     /// of the one before.
     pub reused: bool,
+    /// Of the objects in containers that grow alone.
+    pub held: bool,
     by: BTreeMap<(Option<String>, String), Writer>,
     /// Of writers that found no room.
     pub forgotten: u64,
@@ -74,6 +76,7 @@ impl Writers {
             t.stayed += gain.stayed;
             t.entered += gain.entered.min(gain.stayed);
             t.reused = gain.reused;
+            t.held = gain.held;
             for by in &gain.by {
                 let frames = w.stacks.get(by.stack as usize).cloned().unwrap_or_default();
                 t.write(by, Site::from_stack(frames));
@@ -150,7 +153,7 @@ mod tests {
         ];
         let entered = by.iter().map(|w| w.stayed).sum();
         let type_name = "app.Session".to_owned();
-        let gain = PyGain { type_name, stayed, entered, reused: false, by };
+        let gain = PyGain { type_name, stayed, entered, reused: false, held: true, by };
         PyWindow { stacks, gains: vec![gain], ..PyWindow::default() }
     }
 

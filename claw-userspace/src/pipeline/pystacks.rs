@@ -51,7 +51,7 @@ impl<'a> Stacks<'a> {
         let fresh = windows.stacks(pid, |hash| self.known.contains_key(&hash));
         for stack in fresh {
             let mut frames = Vec::with_capacity(stack.frames.len());
-            for frame in &stack.frames {
+            for frame in stack.frames.iter().filter(|f| f.code != 0) {
                 self.learn(windows, pid, frame.code);
                 frames.push(self.frame(frame));
             }
@@ -120,11 +120,6 @@ impl<'a> Stacks<'a> {
     pub fn frames(self) -> Vec<Vec<Frame>> {
         self.seen.into_iter().map(|s| s.frames).collect()
     }
-
-    /// A label as text; `None` when there is none.
-    pub fn tenant(&self, label: &RecordedLabel) -> Option<String> {
-        tenant(label)
-    }
 }
 
 /// Whose code a file is, by where Python installs what.
@@ -140,7 +135,8 @@ fn origin(file: &str) -> Origin {
     if library || file.starts_with("<frozen ") { Origin::Std } else { Origin::Main }
 }
 
-fn tenant(label: &RecordedLabel) -> Option<String> {
+/// A label as text; `None` when there is none.
+pub fn tenant(label: &RecordedLabel) -> Option<String> {
     if label.key == RecordedLabel::NONE {
         return None;
     }

@@ -22,7 +22,7 @@ use crate::{
     stream::{Blocked, CensusItem, Grown, Item, PyWindow, TargetInfo, TypeCount},
     target::{
         cpython::{
-            census::Census,
+            census::{Census, Container},
             live::{LiveError, LivePython},
         },
         process::Process,
@@ -47,6 +47,9 @@ const ENOUGH: u64 = 200;
 const REST_NS: u64 = 300_000_000_000;
 /// Windows of one process, at most: what they cannot see they never will.
 const MOST_WINDOWS: u32 = 60;
+/// Censuses in a row in which a container has grown, for what it holds to be
+/// taken for what stays.
+const IN_A_ROW: u32 = 3;
 /// Growth of a container between two censuses below which it is left aside.
 const FEW: u64 = 4;
 
@@ -58,6 +61,9 @@ pub struct WatchedPython {
     not_before_ns: u64,
     /// Elements of the containers of the last census, by address.
     elements: FxHashMap<u64, u64>,
+    /// Those that have grown, with the number of censuses in a row that they
+    /// have.
+    growing: FxHashMap<u64, u32>,
     windows: Windows,
 }
 
@@ -117,6 +123,7 @@ impl WatchedPython {
             skipped: 0,
             not_before_ns: 0,
             elements: FxHashMap::default(),
+            growing: FxHashMap::default(),
             windows: Windows {
                 duty,
                 open: None,
@@ -214,8 +221,12 @@ impl WatchedPython {
         }
         let Some(windows) = load() else { return };
         w.opened += 1;
+        let mut containers: Vec<u64> =
+            self.growing.iter().filter(|(_, n)| **n >= IN_A_ROW).map(|(at, _)| *at).collect();
+        containers.sort_unstable();
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
-        w.open = Some(Open::start(Watch { process, windows, types, rules, cost }, duty));
+        let watch = Watch { process, windows, types, containers, rules, cost };
+        w.open = Some(Open::start(watch, duty));
     }
 
     /// What a window saw that is over, or has to be `now`; an error in words
@@ -237,6 +248,16 @@ impl WatchedPython {
     fn grown(&mut self, census: &Census) -> Vec<Grown> {
         let now: FxHashMap<u64, u64> =
             census.containers.iter().map(|c| (c.address, c.elements)).collect();
+        let longer =
+            |c: &&Container| self.elements.get(&c.address).is_some_and(|e| c.elements > *e);
+        let again = std::mem::take(&mut self.growing);
+        let streak = |at: u64| again.get(&at).map_or(1, |n| n + 1);
+        self.growing = census
+            .containers
+            .iter()
+            .filter(longer)
+            .map(|c| (c.address, streak(c.address)))
+            .collect();
         let before = std::mem::replace(&mut self.elements, now);
         let mut grown: Vec<(u64, usize)> = (0..)
             .zip(&census.containers)

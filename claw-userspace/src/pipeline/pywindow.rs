@@ -11,7 +11,7 @@ use std::{
 };
 
 use claw_common::{
-    PyLocal, PyStat, PyTarget,
+    PyEntry, PyLocal, PyStat, PyTarget,
     python::{MAX_VARIABLES, PyVariable},
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -19,7 +19,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
-    pystacks::Stacks,
+    pystacks::{Stacks, tenant},
     windows::{INDIRECT, Usage},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         cpython::{
             census::Census,
             layout::{self, flags},
-            live::{Inside, LivePython},
+            live::{Inside, LiveError, LivePython},
             members::{self, Members, Wanted},
         },
         memory::Memory,
@@ -44,11 +44,16 @@ const LONGEST_NS: u64 = 10_000_000_000;
 /// Between two looks at its cost: at first a new function comes with each, whose
 /// local variables have to be looked up.
 const LOOK: Duration = Duration::from_millis(5);
+/// Looks before it counts.
+const WARM_UP: u32 = 20;
 /// From its end to the look that tells what stayed.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Budget that is saved up for one, as if it were spent over this long, ns.
 const SAVED_NS: f64 = 10e9;
 const ALL_CLASSES: u32 = u32::MAX;
+/// Share of a type's objects that has to be in containers that grow for those
+/// alone to count: then the others come and go, as in a cache that is full.
+const HELD: f64 = 0.3;
 /// Interpreter's own types of which freed objects are kept for reuse
 /// (`Include/internal/pycore_freelist.h` and before it each type's file).
 const REUSED: [&str; 8] =
@@ -60,6 +65,8 @@ pub struct Watch {
     pub windows: Arc<PyWindows>,
     /// Names of the types that grow.
     pub types: Vec<String>,
+    /// Containers that grow.
+    pub containers: Vec<u64>,
     /// With their rank.
     pub rules: Vec<(u8, Rule)>,
     pub cost: HitCost,
@@ -112,7 +119,8 @@ struct Ready {
     inside: Inside,
     names: Vec<String>,
     wanted: Vec<Wanted>,
-    before: Members,
+    /// Size classes of their objects.
+    classes: u32,
     plan: PyPlan,
     target: PyTarget,
     types: Vec<(u64, u32)>,
@@ -127,15 +135,23 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let mut usage = Usage::new(pid, monotonic_ns());
     let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
     let trap = if ready.plan.stepped == 0 { watch.cost.emulated } else { watch.cost.stepped };
-    let mut account = Account { trap, paid: PyStat::default(), lost_ns: 0.0 };
-    let began = monotonic_ns();
-    // What the look at its end will take.
-    let walked = find(&ready, ready.before.classes.iter().fold(0, |a, c| a | c));
-    let walk = monotonic_ns().saturating_sub(began) as f64;
-    walked.map_err(|e| e.to_string())?;
+    let mut account = Account { trap, program: f64::MAX, paid: PyStat::default(), lost_ns: 0.0 };
+    let gone = |e: LiveError| e.to_string();
     let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(text)?;
     watch.windows.set(pid, on).map_err(text)?;
+    // Taken while it is open, as the one at its end: every object that is in
+    // the second and not in the first was allocated meanwhile.
+    // Long enough to learn where most functions keep their tenant.
+    for _ in 0..WARM_UP {
+        thread::park_timeout(LOOK);
+        stacks.look(&watch.windows, pid);
+        if learn_node(&ready.live, watch.windows.stat(pid).unknown_node, &mut on) {
+            watch.windows.set(pid, on).map_err(text)?;
+        }
+    }
     let from_ns = monotonic_ns();
+    let before = find(&ready).map_err(gone)?;
+    let walk = monotonic_ns().saturating_sub(from_ns) as f64;
     let mut to_ns;
     loop {
         thread::park_timeout(LOOK);
@@ -148,23 +164,23 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         if over || duty.must_close() || stopped.load(Ordering::Relaxed) {
             break;
         }
-        // The walk that ends it happens while it still is open.
         let rate = account.lost_ns / to_ns.saturating_sub(from_ns).max(1) as f64;
         duty.expect_tail(rate * walk);
     }
-    let gone = |e: crate::target::cpython::live::LiveError| e.to_string();
-    let classes = ready.before.classes.iter().fold(0, |a, c| a | c);
-    let after = find(&ready, classes).map_err(gone)?;
-    let written: FxHashMap<u64, (u32, claw_common::PyEntry)> = after
-        .objects
-        .iter()
-        .filter(|(at, _)| !ready.before.objects.contains_key(at))
-        .filter_map(|(at, i)| {
-            let before = ready.wanted.get(*i as usize)?.before as u64;
-            let entry = watch.windows.entry(pid, at.checked_sub(before)?)?;
-            Some((*at, (*i, entry)))
-        })
-        .collect();
+    let after = find(&ready).map_err(gone)?;
+    let held = contents(&ready.live, &watch.containers);
+    let mut fresh: Vec<Fresh> = Vec::new();
+    for (at, typ) in &after.objects {
+        let block = ready.wanted.get(*typ as usize).and_then(|w| at.checked_sub(w.before as u64));
+        let entry = block.and_then(|block| watch.windows.entry(pid, block));
+        let entry = entry.filter(|e| e.time_ns >= from_ns);
+        // One whose block was handed out after the walk had begun may be another
+        // than the one that the walk saw.
+        let late = entry.is_some_and(|e| e.time_ns > to_ns);
+        if !late && (entry.is_some() || !before.objects.contains_key(at)) {
+            fresh.push(Fresh { at: *at, typ: *typ, entry });
+        }
+    }
     watch.windows.set(pid, off).map_err(text)?;
     stacks.look(&watch.windows, pid);
     stacks.count(&watch.windows, pid);
@@ -173,21 +189,29 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let tail = account.pay(watch, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
     let stat = account.paid;
-
-    let checked = settle(stopped).then(|| find(&ready, classes).ok()).flatten();
+    let checked = settle(stopped).then(|| find(&ready).ok()).flatten();
     let checked_ns = checked.as_ref().map_or(0, |_| monotonic_ns());
-    let stayed = |at: &u64, i: u32| checked.as_ref().is_none_or(|c| c.objects.get(at) == Some(&i));
+    if let Some(checked) = &checked {
+        fresh.retain(|f| checked.objects.get(&f.at) == Some(&f.typ));
+    }
     let half = from_ns + (to_ns - from_ns) / 2;
-    let mut gains: Vec<Gain> = ready.names.iter().map(|_| Gain::default()).collect();
-    for (at, i) in &after.objects {
-        if ready.before.objects.contains_key(at) || !stayed(at, *i) {
+    let mut gains: Vec<Gain> = (0u32..)
+        .zip(&ready.names)
+        .map(|(typ, _)| {
+            let all = fresh.iter().filter(|f| f.typ == typ).count();
+            let held = fresh.iter().filter(|f| f.typ == typ && held.contains(&f.at)).count();
+            Gain { held: held as f64 >= all as f64 * HELD, ..Gain::default() }
+        })
+        .collect();
+    for f in &fresh {
+        let Some(gain) = gains.get_mut(f.typ as usize) else { continue };
+        if gain.held && !held.contains(&f.at) {
             continue;
         }
-        let Some(gain) = gains.get_mut(*i as usize) else { continue };
         gain.stayed += 1;
-        let Some((_, entry)) = written.get(at) else { continue };
+        let Some(entry) = &f.entry else { continue };
         let Some(stack) = stacks.id(entry.stack) else { continue };
-        let writer = gain.by.entry((stacks.tenant(&entry.label), stack)).or_default();
+        let writer = gain.by.entry((tenant(&entry.label), stack)).or_default();
         writer.0 += 1;
         writer.1 += u64::from(entry.time_ns < half);
     }
@@ -195,7 +219,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         ("python_new_pool", stat.no_block),
         ("python_no_stack", stat.no_stack),
         ("python_tenant_unreadable", stat.label_unreadable),
-        ("python_objects_cut", u64::from(after.cut || ready.before.cut)),
+        ("python_objects_cut", u64::from(after.cut || before.cut)),
         ("python_code_unreadable", stacks.unreadable),
     ];
     Ok(PyWindow {
@@ -217,9 +241,24 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     })
 }
 
+/// An object that came while the window was open.
+struct Fresh {
+    at: u64,
+    typ: u32,
+    entry: Option<PyEntry>,
+}
+
+/// What the containers hold.
+fn contents(live: &LivePython, containers: &[u64]) -> FxHashSet<u64> {
+    let objects = live.objects();
+    containers.iter().flat_map(|at| members::contents(&objects, *at)).collect()
+}
+
 /// By tenant and stack: stayed, and of those the early ones.
 #[derive(Default)]
 struct Gain {
+    /// Only those in containers that grow count.
+    held: bool,
     stayed: u64,
     by: FxHashMap<(Option<String>, u32), (u64, u64)>,
 }
@@ -245,6 +284,7 @@ impl Gain {
             stayed: self.stayed,
             entered: by.iter().map(|w| w.stayed).sum(),
             reused: REUSED.contains(&name),
+            held: self.held,
             by,
         }
     }
@@ -252,6 +292,8 @@ impl Gain {
 
 struct Account {
     trap: f64,
+    /// Of the program, ns, at its best: on a busy machine others run meanwhile.
+    program: f64,
     paid: PyStat,
     lost_ns: f64,
 }
@@ -264,8 +306,11 @@ impl Account {
         let old = std::mem::replace(&mut self.paid, stat);
         let hits = stat.hits.saturating_sub(old.hits);
         let since = if old.last_ns == 0 { stat.first_ns } else { old.last_ns };
-        let program = stat.ns.saturating_sub(old.ns) as f64 / hits.max(1) as f64;
-        let each = (self.trap + program) * INDIRECT;
+        if hits == 0 {
+            return 0.0;
+        }
+        self.program = self.program.min(stat.ns.saturating_sub(old.ns) as f64 / hits as f64);
+        let each = (self.trap + self.program) * INDIRECT;
         let lost = lost_ns(hits, stat.last_ns.saturating_sub(since), each, cpus);
         duty.spend(lost);
         self.lost_ns += lost;
@@ -286,9 +331,9 @@ fn settle(stopped: &AtomicBool) -> bool {
     false
 }
 
-fn find(ready: &Ready, classes: u32) -> Result<Members, crate::target::cpython::live::LiveError> {
+fn find(ready: &Ready) -> Result<Members, LiveError> {
     let regions = ready.live.regions()?;
-    Ok(members::find(&ready.live.objects(), &regions, &ready.wanted, classes))
+    Ok(members::find(&ready.live.objects(), &regions, &ready.wanted, ready.classes))
 }
 
 fn prepare(watch: &Watch) -> Result<Ready, String> {
@@ -319,12 +364,12 @@ fn prepare(watch: &Watch) -> Result<Ready, String> {
     let plan = PyPlan::of(&live.python, &passes)?;
     let types = wanted
         .iter()
-        .zip(&before.classes)
-        .filter(|(_, classes)| **classes != 0)
-        .map(|(w, classes)| (w.address, classes.trailing_zeros()))
+        .enumerate()
+        .filter_map(|(i, w)| Some((w.address, before.class(i)?)))
         .collect();
     let target = target(watch, &live, &inside, &census, &before);
-    Ok(Ready { live, inside, names, wanted, before, plan, target, types })
+    let classes = before.all_classes();
+    Ok(Ready { live, inside, names, wanted, classes, plan, target, types })
 }
 
 /// Which allocators the objects of a type come from.
@@ -360,28 +405,42 @@ fn target(
         type_int: live.python.types.int,
         type_bitmap: named("hamt_bitmap_node"),
         type_array: named("hamt_array_node"),
-        frames: r.frames as u32,
         ts_frame: r.ts_frame,
         cframe_frame: r.cframe_frame.unwrap_or(u32::MAX),
-        f_lasti: r.f_lasti,
+        f_code: r.f_code,
+        f_previous: r.f_previous,
+        f_instruction: r.f_instruction,
         f_locals: r.f_locals,
+        owner_shift: r.f_owner.map_or(0, |at| (at - r.f_instruction - 8) * 8),
+        owner_mask: r.f_owner.map_or(0, |_| 0xff),
         ts_context: r.ts_context,
         str_ascii: inside.layout.ascii_size as u32,
         str_compact: inside.layout.compact_size as u32,
         int_tag: u32::from(inside.layout.minor >= 12),
-        classes: before.classes.iter().fold(0, |a, c| a | c),
+        classes: before.all_classes(),
         thread_rank: rank(|r| *r == Rule::ThreadName).unwrap_or(u32::MAX),
         locals: u32::from(rank(|r| matches!(r, Rule::Local(_))).is_some()),
         ..PyTarget::default()
     };
-    // Without a node of a context there is no context that has a variable.
-    if target.type_bitmap != 0 {
-        let found = variables(watch, live, census);
-        for (slot, variable) in target.variables.iter_mut().zip(found) {
-            *slot = variable;
-        }
+    for (slot, variable) in target.variables.iter_mut().zip(variables(watch, live, census)) {
+        *slot = variable;
     }
     target
+}
+
+/// The types of a context's nodes are found where they are met: a context may
+/// live too shortly for a census. Gives whether `target` has changed.
+fn learn_node(live: &LivePython, met: u64, target: &mut PyTarget) -> bool {
+    if met == 0 || met == target.type_bitmap || met == target.type_array {
+        return false;
+    }
+    let slot = match live.objects().type_at(met).map(|t| t.name).as_deref() {
+        Some("hamt_bitmap_node") => &mut target.type_bitmap,
+        Some("hamt_array_node") => &mut target.type_array,
+        _ => return false,
+    };
+    *slot = met;
+    true
 }
 
 /// The context variables that rules name, best first.
@@ -425,15 +484,18 @@ pub fn describe(seen: &PyWindow) -> String {
         .iter()
         .map(|g| format!("{} of {} objects of {}", g.entered, g.stayed, g.type_name))
         .collect();
+    let missed: Vec<String> =
+        seen.lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect();
     format!(
         "process {}: {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate); of what \
-         stayed, the writer is known of {}",
+         stayed, the writer is known of {}{}",
         seen.pid,
         seen.functions.join(", "),
         open / 1e9,
         seen.hits,
         seen.lost_work_ns / open.max(1.0) * 100.0,
-        gains.join(", ")
+        gains.join(", "),
+        missed.concat()
     )
 }
 

@@ -38,6 +38,8 @@ pub struct PyGain {
     pub entered: u64,
     /// The interpreter keeps freed objects of the type for reuse.
     pub reused: bool,
+    /// Only those count that containers hold which grow: others come and go.
+    pub held: bool,
     pub by: Vec<PyWriter>,
 }
 

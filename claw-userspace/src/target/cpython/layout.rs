@@ -8,6 +8,8 @@
 /// Fields that have not moved from 3.8 to 3.13.
 pub const OB_TYPE: u64 = 8;
 pub const OB_SIZE: u64 = 16;
+/// `PyListObject.ob_item`.
+pub const OB_ITEM: u64 = 24;
 pub const TP_NAME: u64 = 24;
 pub const TP_BASICSIZE: u64 = 32;
 pub const TP_ITEMSIZE: u64 = 40;

@@ -5,9 +5,9 @@ use rustc_hash::FxHashMap;
 
 use super::{
     census::for_each_pool,
-    layout::Layout,
+    layout::{Layout, OB_ITEM, OB_SIZE, OB_TYPE, TP_FLAGS, flags},
     object::Objects,
-    pool::{Pool, u64_at},
+    pool::{CLASSES, Pool, u64_at},
     regions::Region,
 };
 use crate::target::memory::Memory;
@@ -24,8 +24,8 @@ pub struct Wanted {
 #[derive(Clone, Debug, Default)]
 pub struct Members {
     pub objects: FxHashMap<u64, u32>,
-    /// Size classes that they were found in, by type.
-    pub classes: Vec<u32>,
+    /// By type, how many were found in each size class.
+    pub classes: Vec<[u64; CLASSES]>,
     /// There were more than are kept.
     pub cut: bool,
 }
@@ -33,6 +33,22 @@ pub struct Members {
 /// Objects that are kept.
 const MOST: usize = 4 << 20;
 const MOST_REFERENCES: u64 = 1 << 32;
+
+impl Members {
+    /// The size class of most objects of a type. From 3.13 an object's size
+    /// depends on how many attributes its class was known to have.
+    pub fn class(&self, typ: usize) -> Option<u32> {
+        let counts = self.classes.get(typ)?;
+        let (class, most) = (0u32..).zip(counts).max_by_key(|(_, n)| **n)?;
+        (*most > 0).then_some(class)
+    }
+
+    /// All size classes of all types, one bit each.
+    pub fn all_classes(&self) -> u32 {
+        let has = |class: &u32| self.classes.iter().any(|c| c.get(*class as usize) != Some(&0));
+        (0..CLASSES as u32).filter(has).fold(0, |a, class| a | 1 << class)
+    }
+}
 
 impl Wanted {
     /// The type at `address`; `None` when there is none.
@@ -50,7 +66,7 @@ pub fn find<M: Memory>(
     wanted: &[Wanted],
     classes: u32,
 ) -> Members {
-    let mut found = Members { classes: vec![0; wanted.len()], ..Members::default() };
+    let mut found = Members { classes: vec![[0; CLASSES]; wanted.len()], ..Members::default() };
     let index: FxHashMap<u64, u32> = wanted.iter().map(|w| w.address).zip(0..).collect();
     for_each_pool(objects.memory, objects.layout.pool_size, regions, |bytes, address| {
         let Some(bytes) = bytes else { return };
@@ -74,8 +90,9 @@ pub fn find<M: Memory>(
                 if wanted.get(*i as usize).is_none_or(|w| w.before != before) {
                     continue;
                 }
-                if let Some(c) = found.classes.get_mut(*i as usize) {
-                    *c |= 1 << class;
+                let counts = found.classes.get_mut(*i as usize);
+                if let Some(n) = counts.and_then(|c| c.get_mut(class as usize)) {
+                    *n += 1;
                 }
                 if found.objects.len() < MOST {
                     found.objects.insert(address + (offset + before) as u64, *i);
@@ -87,4 +104,27 @@ pub fn find<M: Memory>(
         }
     });
     found
+}
+
+/// Items of a container that are looked at.
+const MOST_ITEMS: u64 = 8 << 20;
+
+/// What a list, or a dict as values, holds; empty for other containers.
+pub fn contents<M: Memory>(objects: &Objects<'_, M>, at: u64) -> Vec<u64> {
+    let word = |at: u64, offset: u64| objects.memory.u64_at(at.checked_add(offset)?).ok();
+    let read = || -> Option<Vec<u64>> {
+        let flags = word(word(at, OB_TYPE)?, TP_FLAGS)?;
+        if flags & flags::DICT_SUBCLASS != 0 {
+            let items = objects.items_of(at, MOST_ITEMS)?;
+            return Some(items.into_iter().map(|(_, value)| value).collect());
+        }
+        let size = word(at, OB_SIZE).filter(|s| *s <= MOST_ITEMS)?;
+        if flags & flags::LIST_SUBCLASS == 0 {
+            return None;
+        }
+        let mut items = vec![0; usize::try_from(size).ok()? * 8];
+        objects.memory.read(word(at, OB_ITEM)?, &mut items).ok()?;
+        Some(items.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
+    };
+    read().unwrap_or_default()
 }

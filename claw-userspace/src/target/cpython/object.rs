@@ -211,16 +211,21 @@ impl<M: Memory> Objects<'_, M> {
     /// `(key, value)` of a dict's entries, deleted ones left out. Empty for a
     /// dict that shares its keys with others.
     pub fn items(&self, dict: u64) -> Option<Vec<(u64, u64)>> {
+        self.items_of(dict, MAX_ENTRIES)
+    }
+
+    /// The same of a dict of at most `most` entries.
+    pub fn items_of(&self, dict: u64, most: u64) -> Option<Vec<(u64, u64)>> {
         let table = self.table(dict)?;
         if table.values.is_some() {
             return Some(Vec::new());
         }
-        self.entries(&table)
+        self.entries(&table, most)
     }
 
-    /// `(key, value)` of a table of no more than [`MAX_ENTRIES`].
-    pub fn entries(&self, table: &Table) -> Option<Vec<(u64, u64)>> {
-        if table.count > MAX_ENTRIES {
+    /// `(key, value)` of a table of no more than `most`.
+    fn entries(&self, table: &Table, most: u64) -> Option<Vec<(u64, u64)>> {
+        if table.count > most {
             return None;
         }
         let mut bytes = vec![0u8; table.count as usize * table.step];

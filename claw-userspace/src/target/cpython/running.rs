@@ -6,8 +6,6 @@
 //! `pycore_gil.h`, `pycore_interp.h`. Checked against the headers of installed
 //! Pythons by `tests/cpython`. Fields that have not moved are in `code`.
 
-use claw_common::python::PyFrames;
-
 /// From `_PyRuntime` to the running thread's state, which whoever holds the GIL
 /// is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +40,6 @@ pub enum Locals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
     pub thread: Thread,
-    pub frames: PyFrames,
     /// `PyThreadState.interp`.
     pub ts_interp: u64,
     /// `PyThreadState.frame`, `.cframe`, `.current_frame`.
@@ -50,9 +47,14 @@ pub struct Running {
     /// `_PyCFrame.current_frame`, where there is one.
     pub cframe_frame: Option<u32>,
     pub ts_context: u32,
-    /// `PyFrameObject.f_lasti`, `.f_localsplus` (≤ 3.10).
-    pub f_lasti: u32,
+    /// Of a frame, `PyFrameObject` (≤ 3.10) or `_PyInterpreterFrame`: code
+    /// object, caller, instruction (`f_lasti`, `prev_instr`, `instr_ptr`),
+    /// local variables, and who owns it.
+    pub f_code: u32,
+    pub f_previous: u32,
+    pub f_instruction: u32,
     pub f_locals: u32,
+    pub f_owner: Option<u32>,
     pub co_first_line: u64,
     pub co_file: u64,
     /// `co_qualname`, `co_name` before 3.11.
@@ -67,13 +69,15 @@ const TOGETHER: Locals = Locals::Together { names: 96, kinds: 104 };
 const fn object_frames(current: u64, f_lasti: u32, lines: Lines) -> Running {
     Running {
         thread: Thread::Current(current),
-        frames: PyFrames::Object,
         ts_interp: 16,
         ts_frame: 24,
         cframe_frame: None,
         ts_context: 240,
-        f_lasti,
+        f_code: 32,
+        f_previous: 24,
+        f_instruction: f_lasti,
         f_locals: f_lasti + 256,
+        f_owner: None,
         co_first_line: 40,
         co_file: 104,
         co_name: 112,
@@ -87,13 +91,15 @@ static R9: Running = object_frames(568, 104, Lines::Lnotab(120));
 static R10: Running = object_frames(568, 96, Lines::Table310(120));
 static R11: Running = Running {
     thread: Thread::Current(576),
-    frames: PyFrames::V311,
     ts_interp: 16,
     ts_frame: 56,
     cframe_frame: Some(8),
     ts_context: 224,
-    f_lasti: 0,
-    f_locals: 0,
+    f_code: 32,
+    f_previous: 48,
+    f_instruction: 56,
+    f_locals: 72,
+    f_owner: Some(69),
     co_first_line: 72,
     co_file: 112,
     co_name: 128,
@@ -102,8 +108,10 @@ static R11: Running = Running {
 };
 static R12: Running = Running {
     thread: Thread::Holder { main: 48, gil: 384, last_holder: 8 },
-    frames: PyFrames::V312,
     cframe_frame: Some(0),
+    f_code: 0,
+    f_previous: 8,
+    f_owner: Some(70),
     ts_context: 208,
     co_first_line: 68,
     lines: Lines::Locations { table: 136, code: 192 },

@@ -6,8 +6,6 @@
 //! on the runtime carries them itself (`_Py_DebugOffsets`,
 //! `pycore_debug_offsets.h`). Checked against the headers by `tests/cpython`.
 
-use claw_common::python::{F_BACK, F_CODE, FRAME_311, FRAME_312, InterpreterFrame, PyFrames};
-
 use super::{
     code::{self, Code},
     object::Objects,
@@ -125,12 +123,7 @@ pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets)
 }
 
 fn frames<M: Memory>(memory: &M, r: &Running, frame: Option<u64>, found: &mut Vec<Active>) {
-    let of_layout = |f: &InterpreterFrame| (f.previous as u64, f.code as u64, f.locals as u64);
-    let (previous, code, locals) = match r.frames {
-        PyFrames::Object => (F_BACK.into(), F_CODE.into(), r.f_locals.into()),
-        PyFrames::V311 => of_layout(&FRAME_311),
-        PyFrames::V312 => of_layout(&FRAME_312),
-    };
+    let (previous, code, locals) = (r.f_previous.into(), r.f_code.into(), u64::from(r.f_locals));
     let at = |base: u64, offset: u64| memory.u64_at(base.checked_add(offset)?).ok();
     let mut next = frame;
     while let Some(frame) = next.filter(|f| *f != 0 && found.len() < MOST_FRAMES) {
