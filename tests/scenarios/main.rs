@@ -56,7 +56,6 @@ fn leaking(workload: Workload, share: f64, gc: f64, seconds: f64, within: f64) {
         assert!(low < truth * 1.5 && high > truth / 1.5, "{low} to {high}, not {truth}");
     }
     times.sort_by(f64::total_cmp);
-    println!("{times:?}");
     assert!(times[18] <= within, "found after {times:?}");
 }
 

@@ -74,7 +74,7 @@ impl Scope<'_> {
                 let percent =
                     self.process.info.heap_bytes.map_or(0.0, |b| b as f64) * FLOOR_PERCENT / 100.0;
                 let floor_per_minute = percent.max(FLOOR_BYTES);
-                Limits { suspect: 6, leak: 10, watched_s, floor_per_minute }
+                Limits { suspect: 6, leak: 8, watched_s, floor_per_minute }
             }
             _ => {
                 Limits { suspect: 8, leak: 12, watched_s: watched_s + 10.0, floor_per_minute: 0.5 }
