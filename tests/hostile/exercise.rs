@@ -26,8 +26,10 @@ use claw_ebpf::{
             binary::GoBinary,
             buildinfo::BuildInfo,
             goroutines, labels,
-            layout::LAYOUTS,
+            layout::{GoLayout, LAYOUTS},
             memprofile,
+            snapshot::snapshot,
+            unwind::Unwinder,
             variables::{ALLGS, MBUCKETS, MEM_PROFILE_RATE},
         },
         memory::{Memory, MemoryError},
@@ -118,6 +120,18 @@ pub fn memory(bytes: &[u8]) {
         labels::tenants(&memory, layout, &[address.max(1)], &keys);
         labels::all(&memory, layout, &[address.max(1)], |_, _| {});
     }
+}
+
+/// The goroutines and stacks of a program whose memory is made of `bytes`.
+pub fn stacks(binary: &GoBinary, bytes: &[u8]) {
+    let Ok(layout) = GoLayout::of(&binary.version) else { return };
+    let mut unwinder = Unwinder::new(binary, 0);
+    let Ok(s) = snapshot(&Folded(bytes), layout, 0, &mut unwinder, &[]) else { return };
+    for stack in &s.stacks {
+        assert!(stack.len() <= bytes.len().max(1 << 16), "longer than what it was read from");
+    }
+    let addresses: Vec<u64> = s.goroutines.iter().map(|(g, _)| g.labels).collect();
+    labels::all(&Folded(bytes), layout.labels, &addresses, |_, _| {});
 }
 
 /// A Go binary that can be damaged and mended again, in a file that lives in
@@ -212,8 +226,12 @@ pub fn binary(path: &Path) {
     for range in binary.find(&names).into_iter().flatten().flatten() {
         let _ = binary.code(range);
         let end = range.end.min(range.entry.saturating_add(4096));
+        let stack: Vec<u8> =
+            (range.entry..end).step_by(61).flat_map(u64::to_le_bytes).cycle().take(4096).collect();
+        let mut unwinder = Unwinder::new(&binary, 0);
         for pc in (range.entry..end).step_by(61) {
             binary.calls(pc);
+            unwinder.unwind(pc, &stack, pc % 2 == 0);
         }
     }
 }

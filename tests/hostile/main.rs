@@ -11,7 +11,11 @@ mod simulate;
 use claw_common::event::HEADER_SIZE;
 use claw_ebpf::{
     stream::Item,
-    target::go::pclntab::{Pclntab, PclntabError},
+    target::go::{
+        binary::GoBinary,
+        layout::GoLayout,
+        pclntab::{Pclntab, PclntabError},
+    },
 };
 use exercise::Seed;
 
@@ -140,5 +144,56 @@ fn any_memory_is_walked_without_harm() {
             })
             .collect();
         exercise::memory(&bytes);
+    }
+}
+
+/// A sound memory with goroutines and their stacks, of which some words are
+/// then something else.
+#[test]
+fn any_goroutines_are_read_without_harm() {
+    const N: usize = 8;
+    const G: usize = 0x1000;
+    const STACK: usize = 0x4000;
+    let Some(path) = common::build("1.26.6", "quiet", &[]) else { return };
+    let binary = GoBinary::open(&path).unwrap();
+    let layout = GoLayout::of(&binary.version).unwrap();
+    let names = ["runtime.gopark", "main.main", "runtime.main", "runtime.mallocgc"];
+    let code: Vec<u64> =
+        binary.find(&names).unwrap().into_iter().flatten().map(|f| f.entry).collect();
+    let mut random = Random(17);
+    for _ in 0..400 {
+        let mut words = vec![0u64; 0x8000 / 8];
+        for w in &mut words[STACK / 8..] {
+            *w = code[random.below(code.len())] + random.below(64) as u64;
+        }
+        words[..3].copy_from_slice(&[0x100, N as u64, N as u64]);
+        for i in 0..N {
+            let (g, low) = (G + i * 0x400, (STACK + i * 0x800) as u64);
+            words[0x100 / 8 + i] = g as u64;
+            let mut put = |at: u32, value: u64| words[(g + at as usize) / 8] = value;
+            put(0, low);
+            put(8, low + 0x800);
+            put(56, low + 8 * random.below(64) as u64);
+            put(64, code[random.below(code.len())] + random.below(64) as u64);
+            put(layout.g_goid - 8, 4);
+            put(layout.g_goid, i as u64 + 1);
+            put(layout.g_labels, 0x200);
+        }
+        for _ in 0..random.below(12) {
+            let at = match random.below(3) {
+                0 => random.below(64),
+                1 => G / 8 + random.below(N * 0x400 / 8),
+                _ => random.below(words.len()),
+            };
+            words[at] = match random.below(5) {
+                0 => u64::MAX - random.below(16) as u64,
+                1 => random.next(),
+                2 => 1 << random.below(21),
+                3 => random.below(0x8000) as u64,
+                _ => code[random.below(code.len())],
+            };
+        }
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        exercise::stacks(&binary, &bytes);
     }
 }

@@ -16,6 +16,8 @@ use crate::command::Running;
 pub struct Meter {
     _process: Running,
     lines: Arc<Mutex<Vec<(f64, f64)>>>,
+    /// What it said first.
+    head: Arc<Mutex<String>>,
 }
 
 impl Meter {
@@ -28,8 +30,15 @@ impl Meter {
         let out = child.stdout.take().context("no output")?;
         let lines = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&lines);
+        let head = Arc::new(Mutex::new(String::new()));
+        let kept_head = Arc::clone(&head);
         thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if let Ok(mut head) = kept_head.lock()
+                    && head.is_empty()
+                {
+                    head.clone_from(&line);
+                }
                 let mut numbers = line.split(' ').map_while(|n| n.parse::<f64>().ok());
                 if let (Some(t), Some(n)) = (numbers.next(), numbers.next())
                     && let Ok(mut kept) = kept.lock()
@@ -38,7 +47,13 @@ impl Meter {
                 }
             }
         });
-        Ok((Self { _process: Running(child), lines }, pid))
+        Ok((Self { _process: Running(child), lines, head }, pid))
+    }
+
+    /// The first line that it printed; empty before that.
+    pub fn head(&self) -> Result<String> {
+        let head = self.head.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?;
+        Ok(head.clone())
     }
 
     /// Counts per second in the `length` from now on.

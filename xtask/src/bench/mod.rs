@@ -3,6 +3,7 @@
 
 mod agent;
 mod exact;
+mod goroutines;
 mod heap;
 mod meter;
 mod page;
@@ -24,13 +25,23 @@ use crate::{
     toolchain,
 };
 
-const PARTS: [&str; 9] =
-    ["http", "loop", "verdicts", "held", "ready", "agent", "heap", "exact-loop", "exact-http"];
+const PARTS: [&str; 10] = [
+    "http",
+    "loop",
+    "verdicts",
+    "held",
+    "ready",
+    "agent",
+    "heap",
+    "goroutines",
+    "exact-loop",
+    "exact-http",
+];
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: http, loop, verdicts, held, ready, agent, heap, exact-loop,
-    /// exact-http
+    /// Only this part: http, loop, verdicts, held, ready, agent, heap, goroutines,
+    /// exact-loop, exact-http
     #[arg(value_parser = PARTS)]
     only: Option<String>,
 
@@ -45,6 +56,7 @@ pub struct Programs {
     pub shop: PathBuf,
     pub load: PathBuf,
     pub alloc_loop: PathBuf,
+    pub crowd: PathBuf,
     pub go: PathBuf,
 }
 
@@ -71,6 +83,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         ("ready", &|| ready::ready(&programs)),
         ("agent", &|| agent::cost(&programs)),
         ("heap", &|| heap::heap(&programs, pairs)),
+        ("goroutines", &|| goroutines::goroutines(&programs, pairs)),
         ("exact-loop", &|| exact::alloc_loop(&programs, pairs)),
         ("exact-http", &|| exact::http(&programs, pairs)),
     ];
@@ -93,7 +106,7 @@ fn build(root: &Path) -> Result<Programs> {
     status(
         Command::new("cargo").args(["build", "--release", "-p", "claw-ebpf"]).current_dir(root),
     )?;
-    for name in ["shop", "load", "loop"] {
+    for name in ["shop", "load", "loop", "crowd"] {
         status(
             Command::new(&go)
                 .args(["build", "-buildvcs=false", "-o"])
@@ -107,6 +120,7 @@ fn build(root: &Path) -> Result<Programs> {
         shop: out.join("shop"),
         load: out.join("load"),
         alloc_loop: out.join("loop"),
+        crowd: out.join("crowd"),
         go,
     })
 }

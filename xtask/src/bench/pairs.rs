@@ -21,19 +21,30 @@ const PEER_PAIRS: usize = 3;
 pub enum Mode {
     Claw,
     ReadHeap,
+    ReadGoroutines,
     EveryMalloc,
     Memleak,
     Scrape,
 }
 
 impl Mode {
+    /// Seconds until the window begins. What is done once is done in it.
+    fn settle(&self) -> u64 {
+        match self {
+            Self::Claw => SETTLE,
+            Self::EveryMalloc | Self::Memleak => 1,
+            Self::ReadHeap | Self::ReadGoroutines | Self::Scrape => 0,
+        }
+    }
+
     /// What has to be kept during the window.
     fn begin(&self, programs: &Programs, pid: u32, addr: &str) -> Result<Option<Watcher>> {
         match self {
             Self::Claw => Watcher::start(&mut watch(programs, pid), "\"Attaching\"").map(Some),
-            Self::ReadHeap => {
+            Self::ReadHeap | Self::ReadGoroutines => {
+                let verb = if *self == Self::ReadHeap { "heap" } else { "goroutines" };
                 let mut c = Command::new(&programs.claw);
-                c.args(["heap", "--pid", &pid.to_string()]);
+                c.args([verb, "--pid", &pid.to_string()]);
                 thread::spawn(move || c.output());
                 Ok(None)
             }
@@ -81,12 +92,12 @@ pub fn measure(
     let mut before = meter.rate(seconds(WINDOW))?;
     for round in 0..pairs {
         for (mode, ratios) in modes.iter().zip(&mut ratios) {
-            let ours = *mode == Mode::Claw;
+            let ours = matches!(mode, Mode::Claw | Mode::ReadHeap | Mode::ReadGoroutines);
             if !ours && round >= PEER_PAIRS {
                 continue;
             }
             let watcher = mode.begin(programs, pid, addr)?;
-            settle(if ours { SETTLE } else { 1 });
+            settle(mode.settle());
             let watched = meter.rate(seconds(WINDOW))?;
             drop(watcher);
             settle(1);

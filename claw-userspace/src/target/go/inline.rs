@@ -1,6 +1,6 @@
 //! Inlined calls at an address (`runtime/symtabinl.go`).
 
-use super::pclntab::{Bytes, Func, Pclntab};
+use super::pclntab::{Bytes, Func, Pclntab, Steps};
 
 /// PCDATA_InlTreeIndex, FUNCDATA_InlTree (`internal/abi/symtab.go`).
 const INL_TREE_INDEX: u32 = 2;
@@ -33,10 +33,11 @@ pub fn calls<B: Bytes>(
 ) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut pc = pc;
+    let mut steps = Steps::default();
     while calls.len() < MAX_DEPTH {
-        let (file, line) = table.file_line(f, pc).unwrap_or_default();
+        let (file, line) = table.file_line(f, pc, &mut steps).unwrap_or_default();
         let inlined = table
-            .pcdata(f, INL_TREE_INDEX, pc)
+            .pcdata(f, INL_TREE_INDEX, pc, &mut steps)
             .and_then(|i| u64::try_from(i).ok())
             .and_then(|i| inlined_call(table, f, i, &funcdata));
         let Some((id, name, parent_pc, start_line)) = inlined else {

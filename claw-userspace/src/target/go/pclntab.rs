@@ -15,8 +15,19 @@ pub const HEADER: u64 = 72;
 const MAX_FUNCTIONS: u64 = 16 << 20;
 /// Longest function or file name; generics nest, but not this deep.
 const MAX_NAME: usize = 16 << 10;
-/// Steps through one pc-value table.
+/// Steps through the pc-value tables for one address, whose inlined calls walk
+/// them several times each.
 const MAX_STEPS: usize = 1 << 20;
+
+/// Steps that may still be made: a bound for many walks together.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps(usize);
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self(MAX_STEPS)
+    }
+}
 /// Largest table that by-name lookup loads.
 const MAX_TABLE: u64 = 512 << 20;
 
@@ -234,9 +245,9 @@ impl<B: Bytes> Pclntab<B> {
     }
 
     /// File and line of an instruction of `f` (not of a return address).
-    pub fn file_line(&self, f: &Func, pc: u64) -> Option<(String, u32)> {
-        let line = u32::try_from(self.pc_value(f, f.pcln, pc)?).ok()?;
-        let file = u32::try_from(self.pc_value(f, f.pcfile, pc)?).ok()?;
+    pub fn file_line(&self, f: &Func, pc: u64, steps: &mut Steps) -> Option<(String, u32)> {
+        let line = u32::try_from(self.pc_value(f, f.pcln, pc, steps)?).ok()?;
+        let file = u32::try_from(self.pc_value(f, f.pcfile, pc, steps)?).ok()?;
         let index = u64::from(f.cu.checked_add(file)?);
         let offset = self.u32_at(self.cutab.checked_add(index * 4)?)?;
         if offset == u32::MAX {
@@ -247,16 +258,16 @@ impl<B: Bytes> Pclntab<B> {
 
     /// Bytes between the stack pointer at `pc` and the return address.
     pub fn sp_delta(&self, f: &Func, pc: u64) -> Option<u32> {
-        self.pc_value(f, f.pcsp, pc).and_then(|d| u32::try_from(d).ok())
+        self.pc_value(f, f.pcsp, pc, &mut Steps::default()).and_then(|d| u32::try_from(d).ok())
     }
 
     /// Value of pcdata table `table` at `pc`; `None` when there is none.
-    pub fn pcdata(&self, f: &Func, table: u32, pc: u64) -> Option<i32> {
+    pub fn pcdata(&self, f: &Func, table: u32, pc: u64, steps: &mut Steps) -> Option<i32> {
         if table >= f.npcdata {
             return None;
         }
         let offset = self.u32_at(self.after_func(f) + u64::from(table) * 4)?;
-        self.pc_value(f, offset, pc)
+        self.pc_value(f, offset, pc, steps)
     }
 
     /// Offset of funcdata `index` from `go:func.*`.
@@ -273,24 +284,26 @@ impl<B: Bytes> Pclntab<B> {
     }
 
     /// `runtime.pcvalue`: walk the delta-encoded table at `offset` up to `pc`.
-    fn pc_value(&self, f: &Func, offset: u32, pc: u64) -> Option<i32> {
+    fn pc_value(&self, f: &Func, offset: u32, pc: u64, steps: &mut Steps) -> Option<i32> {
         if offset == 0 {
             return None;
         }
         let mut table = Varints::new(self, self.pctab.checked_add(u64::from(offset))?);
         let (mut at, mut value) = (f.range.entry, -1i32);
-        for step in 0..MAX_STEPS {
+        let mut first = true;
+        loop {
+            steps.0 = steps.0.checked_sub(1)?;
             let delta = table.next()?;
-            if delta == 0 && step > 0 {
+            if delta == 0 && !first {
                 return None;
             }
+            first = false;
             value = value.wrapping_add((delta >> 1) as i32 ^ -((delta & 1) as i32));
             at = at.checked_add(u64::from(table.next()?).checked_mul(self.quantum)?)?;
             if pc < at {
                 return Some(value);
             }
         }
-        None
     }
 
     /// Address ranges of the functions named, in the order asked, in one pass.
