@@ -15,6 +15,7 @@ use super::{
     Finished, Options, Select, View, WatchError,
     clock::monotonic_ns,
     governor::EventCost,
+    holders,
     lines::LineWriter,
     python::WatchedPython,
     pywindow::describe,
@@ -447,6 +448,7 @@ impl<'a> Live<'a> {
         self.collect();
         self.sink.put(Item::Tick { t_ns: monotonic_ns() });
         self.open_python_windows();
+        holders::look(&mut self.pythons, &mut self.sink, self.options);
     }
 
     /// A window on each CPython process of which something is found to grow.

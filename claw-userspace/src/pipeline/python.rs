@@ -13,6 +13,7 @@ use super::{
     Options,
     clock::monotonic_ns,
     duty::Duty,
+    holders::Looks,
     owner::Owner,
     pywindow::{self, Open, Watch},
 };
@@ -59,6 +60,7 @@ pub struct WatchedPython {
     /// Elements of the containers of the last census, by address.
     elements: FxHashMap<u64, u64>,
     windows: Windows,
+    holders: Looks,
 }
 
 /// The windows of one process.
@@ -117,6 +119,7 @@ impl WatchedPython {
             skipped: 0,
             not_before_ns: 0,
             elements: FxHashMap::default(),
+            holders: Looks::default(),
             windows: Windows {
                 duty,
                 open: None,
@@ -127,6 +130,11 @@ impl WatchedPython {
             },
         };
         Ok((watched, info))
+    }
+
+    /// What looks at its holders need.
+    pub fn for_holders(&mut self) -> (&LivePython, &mut Looks) {
+        (&self.live, &mut self.holders)
     }
 
     /// Why it can no longer be watched, if so.
