@@ -5,6 +5,7 @@ mod assemble;
 mod assess;
 mod census;
 mod exact;
+mod holder;
 mod series;
 mod writer;
 
@@ -151,6 +152,12 @@ impl Engine {
                 self.advance(census.t_ns);
                 if let Some(p) = self.ledger.process_mut(census.pid) {
                     p.censuses.add(census);
+                }
+            }
+            Item::Holders(held) => {
+                self.advance(held.t_ns);
+                if let Some(p) = self.ledger.process_mut(held.pid) {
+                    p.holders.add(held);
                 }
             }
             Item::PyWindow(window) => {

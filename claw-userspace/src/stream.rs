@@ -3,6 +3,7 @@
 //! why `replay` finds what `watch` found.
 
 mod census;
+mod holders;
 mod python;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use census::{CensusItem, Grown, TypeCount};
+pub use holders::HoldersItem;
 pub use python::{PyGain, PyWindow, PyWriter};
 
 use crate::decode::{Event, Label};
@@ -118,6 +120,8 @@ pub enum Item {
     },
     /// Who allocated what grows in a CPython heap.
     PyWindow(PyWindow),
+    /// Who holds what grows in a CPython heap.
+    Holders(HoldersItem),
 }
 
 /// A window of exact mode, or a part of one that stays open.

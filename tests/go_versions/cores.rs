@@ -117,7 +117,7 @@ fn what_does_not_belong_together_is_refused() {
     for part in 1..8 {
         std::fs::write(&cut, &whole[..whole.len() / 8 * part]).unwrap();
         let source = Source::Core { path: cut.clone(), exe: None };
-        match claw_ebpf::heap::read(&source, By::Site) {
+        match claw_ebpf::heap::read(&source, By::Site, None) {
             Ok(found) => {
                 assert!(found.blocked.iter().any(|b| b.why.contains("cut")), "{:?}", found.blocked);
                 assert_equal(&found, &own, "a dump that is cut behind the profile");

@@ -76,7 +76,7 @@ pub fn held(program: &Path, file: &Path, rate: u32, args: &[&str]) -> Running {
 }
 
 pub fn read(source: &Source) -> Snapshot {
-    heap::read(source, By::Site).unwrap_or_else(|e| panic!("{e}"))
+    heap::read(source, By::Site, None).unwrap_or_else(|e| panic!("{e}"))
 }
 
 pub fn assert_equal(ours: &Snapshot, own: &Path, what: &str) {
@@ -130,7 +130,7 @@ fn types_by_call_site() {
     for version in VERSIONS {
         let Some(program) = build(version, "symbols", &["-ldflags=-s -w"]) else { continue };
         let p = held(&program, &own, 1, &[]);
-        let found = heap::read(&Source::Process(p.pid()), By::Type).unwrap();
+        let found = heap::read(&Source::Process(p.pid()), By::Type, None).unwrap();
         let rows = rows(&found.samples, By::Type);
         let held = |name: &str| {
             let row = rows.iter().find(|r| r.type_name.as_deref() == Some(name));

@@ -81,6 +81,11 @@ pub struct WatchArgs {
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub heap_rate: Option<u64>,
 
+    /// Stop a CPython process for no longer than TIME to copy its memory, which
+    /// shows who holds what grows in it. 0: never
+    #[arg(long, default_value = "0", value_parser = pause, value_name = "TIME")]
+    pub max_pause: Duration,
+
     /// Name of the environment, for the report
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
@@ -165,6 +170,7 @@ impl WatchArgs {
             interval: self.interval,
             max_overhead: self.max_overhead,
             heap_rate: self.heap_rate,
+            max_pause: self.max_pause,
             exact,
             environment: self.env.clone(),
             tenants: Rules::parse(&self.tenant)?,
@@ -199,6 +205,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("`{text}` must be more than 0 and at most a year"));
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// As [`duration`], or `0`.
+pub fn pause(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// `512KiB`, `4MiB`, `1000`; decimal units are accepted as binary ones.

@@ -3,7 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::ValueEnum;
@@ -17,13 +17,14 @@ use claw_ebpf::{
     },
 };
 
-use super::Exit;
+use super::{Exit, args::pause};
 
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["pid", "core"]))]
 pub struct Args {
-    /// Look at process N. It is not stopped, signalled or probed
+    /// Look at process N. It is not signalled or probed, and not stopped unless
+    /// --max-pause allows it
     #[arg(long, value_name = "N")]
     pid: Option<u32>,
 
@@ -39,6 +40,15 @@ pub struct Args {
     /// What a row stands for
     #[arg(long, value_enum, default_value = "site")]
     by: Rows,
+
+    /// Also find out who holds the largest types (CPython)
+    #[arg(long)]
+    holders: bool,
+
+    /// Stop the process for no longer than TIME to copy its memory, which
+    /// --holders needs. It goes on by itself, also when this program is killed
+    #[arg(long, default_value = "0", value_parser = pause, value_name = "TIME")]
+    max_pause: Duration,
 
     /// Show the change since an earlier heap profile in pprof's format: one
     /// that this verb wrote, or the service's own
@@ -101,7 +111,13 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         (None, None) => anyhow::bail!("--pid or --core is needed"),
     };
     let by = By::from(args.by);
-    let mut snapshot = heap::read(&source, by)?;
+    if args.holders && args.pid.is_some() && args.max_pause.is_zero() {
+        anyhow::bail!(
+            "--holders needs a copy of the process, for which it is stopped for a moment: say for \
+             how long at most with --max-pause TIME, e.g. 200ms"
+        );
+    }
+    let mut snapshot = heap::read(&source, by, args.holders.then_some(args.max_pause))?;
     if let Some((_, why)) = snapshot.cannot.iter().find(|(what, _)| *what == by) {
         let name = args.by.to_possible_value().map(|v| v.get_name().to_owned());
         eprintln!("claw-ebpf: --by {}: {why}", name.unwrap_or_default());

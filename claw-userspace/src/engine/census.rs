@@ -10,7 +10,7 @@ use crate::{
     stream::Session,
 };
 
-use super::{assemble::timestamp, writer};
+use super::{assemble::timestamp, holder, writer};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding, percent …
@@ -102,6 +102,9 @@ impl Scope<'_> {
     fn heap(&self, g: &Growing<'_>, all_bytes: f64) -> Vec<(String, model::Finding)> {
         let key = format!("{}/census/{}", self.process.info.pid, g.name);
         let mut whole = self.whole(g, all_bytes);
+        if let Some(held) = self.process.holders.of(g.name) {
+            holder::apply(&mut whole, &held, &clean(g.name));
+        }
         let Some(written) = self.process.writers.of(g.name) else { return vec![(key, whole)] };
         let leaking = written.leaking();
         if leaking.is_empty() {
@@ -225,8 +228,14 @@ impl Scope<'_> {
                         type_name: h.grown.type_name.clone(),
                         field: Some(h.grown.place.clone()),
                         bytes: None,
+                        count: Some(1),
                     },
-                    model::HolderStep { type_name: clean(subject), field: None, bytes: None },
+                    model::HolderStep {
+                        type_name: clean(subject),
+                        field: None,
+                        bytes: None,
+                        count: None,
+                    },
                 ],
                 objects: h.grown.elements,
             }),

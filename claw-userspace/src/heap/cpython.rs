@@ -1,11 +1,17 @@
 //! CPython: a census of the objects in its pools, by type.
 
+use std::time::Duration;
+
 use super::{By, HeapError, Sample, Snapshot, Values};
 use crate::{
     report::clean::clean,
     stream::Blocked,
     target::{
-        cpython::live::{LiveError, LivePython, Taken},
+        cpython::{
+            copy::CopyError,
+            graph::paths::{TypeHolders, cleaned},
+            live::{LiveError, LivePython, Taken},
+        },
         process::Process,
     },
 };
@@ -18,12 +24,27 @@ const UNTYPED: &str = "(no object: tables of dicts and lists, buffers, kept for 
 const TORN: &str = "(unknown: in pools that changed while they were read)";
 
 /// `None` when the process does not run CPython.
-pub fn of_process(process: &Process) -> Result<Option<Snapshot>, HeapError> {
+pub fn of_process(
+    process: &Process,
+    max_pause: Option<Duration>,
+) -> Result<Option<Snapshot>, HeapError> {
     let live = match LivePython::open(process.clone()) {
         Err(LiveError::Python { source, .. }) if source.is_not_python() => return Ok(None),
         other => other.map_err(error)?,
     };
     let taken = live.census().map_err(error)?;
+    let mut blocked = blocked(&taken);
+    let holders = match max_pause.map(|most| holders(&live, &taken, most)) {
+        None => Vec::new(),
+        Some(Ok((found, pause))) => {
+            blocked.push(pause);
+            found
+        }
+        Some(Err(e)) => {
+            blocked.push(Blocked { what: "holders".into(), why: e.to_string() });
+            Vec::new()
+        }
+    };
     Ok(Some(Snapshot {
         pid: Some(process.pid),
         core: None,
@@ -33,10 +54,35 @@ pub fn of_process(process: &Process) -> Result<Option<Snapshot>, HeapError> {
         sample_rate: None,
         samples: samples(&taken),
         code: Vec::new(),
-        blocked: blocked(&taken),
+        blocked,
+        holders,
         cannot: vec![(By::Site, NO_SITE), (By::Tenant, NO_TENANT)],
         build: crate::target::go::buildinfo::BuildInfo::default(),
     }))
+}
+
+/// Types whose holders are looked for: those with the most bytes.
+const MOST_HELD: usize = 12;
+
+/// Who holds the largest types, and what finding that out did to the process.
+fn holders(
+    live: &LivePython,
+    taken: &Taken,
+    most: Duration,
+) -> Result<(Vec<TypeHolders>, Blocked), CopyError> {
+    let largest: Vec<&str> =
+        taken.census.rows.iter().take(MOST_HELD).map(|r| r.type_name.as_str()).collect();
+    let held = live.holders(most, &|name| largest.contains(&name))?;
+    let mut why = format!(
+        "the process stood {:.1} ms while {} MiB were copied; holders are those of that moment",
+        held.pause.took.as_secs_f64() * 1e3,
+        held.pause.bytes >> 20
+    );
+    if !held.whole {
+        why += "; not everything could be followed, so that some objects seem unreachable";
+    }
+    let types = held.types.into_iter().map(cleaned).collect();
+    Ok((types, Blocked { what: "holders at other times".into(), why }))
 }
 
 fn error(e: LiveError) -> HeapError {

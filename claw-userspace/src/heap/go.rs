@@ -146,6 +146,7 @@ fn snapshot(profile: &HeapProfile, binary: &GoBinary, bias: u64, by: By) -> Snap
         samples,
         code: Vec::new(),
         blocked,
+        holders: Vec::new(),
         cannot: vec![(By::Tenant, NO_TENANT)],
         build: binary.build.clone(),
     }

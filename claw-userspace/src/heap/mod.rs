@@ -9,7 +9,7 @@ mod go;
 mod rows;
 mod since;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 pub use rows::{Row, Values, rows};
 pub use since::{SinceError, subtract};
@@ -19,7 +19,7 @@ use crate::{
     symbol::Location,
     target::{
         core::{CoreError, go::GoCore},
-        cpython::live::LiveError,
+        cpython::{graph::paths::TypeHolders, live::LiveError},
         go::{
             binary::{GoBinary, GoBinaryError},
             layout::LayoutError,
@@ -82,6 +82,8 @@ pub struct Snapshot {
     pub code: Vec<CodeMapping>,
     /// What cannot be seen, or how far the numbers can be trusted.
     pub blocked: Vec<Blocked>,
+    /// Who holds the objects of some types, where that was asked for.
+    pub holders: Vec<TypeHolders>,
     /// What cannot be asked of this runtime, and why.
     pub cannot: Vec<(By, &'static str)>,
     /// Whose code a function is, for stacks that come from elsewhere.
@@ -123,17 +125,19 @@ impl From<ProcessError> for HeapError {
 }
 
 /// Look at the heap once. The runtime decides how. Names of types cost time, so
-/// they are looked up only where rows are types.
+/// they are looked up only where rows are types. `holders`: also find out who
+/// holds the largest, for which a live CPython process may be stopped for that
+/// long.
 ///
 /// # Errors
 /// In one line, why it cannot be read.
-pub fn read(source: &Source, by: By) -> Result<Snapshot, HeapError> {
+pub fn read(source: &Source, by: By, holders: Option<Duration>) -> Result<Snapshot, HeapError> {
     match source {
         Source::Process(pid) => {
             let process = Process::open(*pid)?;
             match GoBinary::open(&process.exe_path()) {
                 Ok(binary) => go::of_process(&process, &binary, by),
-                Err(e) if e.is_not_go() => cpython::of_process(&process)?
+                Err(e) if e.is_not_go() => cpython::of_process(&process, holders)?
                     .ok_or_else(|| HeapError::Runtime(format!("process {pid} ({})", process.name))),
                 Err(source) => Err(HeapError::Binary { name: format!("process {pid}"), source }),
             }

@@ -7,6 +7,7 @@
 mod before;
 mod census;
 mod exact;
+mod holders;
 mod lifetimes;
 mod places;
 mod population;
@@ -20,6 +21,7 @@ use rustc_hash::FxHashMap;
 pub use before::Before;
 pub use census::{Censuses, Held, Series, TypeHistory};
 pub use exact::{Estimate, Exact, Scale, Subject};
+pub use holders::{HeldBy, Holders};
 pub use lifetimes::Lifetimes;
 pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
@@ -77,6 +79,8 @@ pub struct Process {
     pub censuses: Censuses,
     /// Who allocated what grows in it.
     pub writers: Writers,
+    /// … and who holds it.
+    pub holders: Holders,
     /// Parts that can no longer be seen.
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
@@ -113,6 +117,7 @@ impl Ledger {
             threads: None,
             censuses: Censuses::default(),
             writers: Writers::default(),
+            holders: Holders::default(),
             blind: Vec::new(),
             buckets: FxHashMap::default(),
             exact: None,

@@ -16,6 +16,7 @@ use super::{
     child::Running,
     clock::monotonic_ns,
     governor::{EventCost, Flow},
+    holders,
     lines::LineWriter,
     memory,
     python::WatchedPython,
@@ -448,6 +449,7 @@ impl<'a> Live<'a> {
         self.collect();
         self.sink.put(Item::Tick { t_ns: monotonic_ns() });
         self.open_python_windows();
+        holders::look(&mut self.pythons, &mut self.sink, self.options);
     }
 
     /// A window on each CPython process of which something is found to grow.

@@ -8,6 +8,7 @@ mod duty;
 mod every;
 mod goroutines;
 mod governor;
+mod holders;
 mod lines;
 mod live;
 mod looks;
@@ -55,6 +56,8 @@ pub struct Options {
     /// Share of the machine's CPU time that probes may take from a target.
     pub max_overhead: f64,
     pub heap_rate: Option<u64>,
+    /// Longest that a CPython process may be stopped to be copied; zero: never.
+    pub max_pause: Duration,
     /// Count every allocation in windows.
     pub exact: Option<ExactOptions>,
     pub environment: Option<String>,

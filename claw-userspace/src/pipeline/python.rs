@@ -13,6 +13,7 @@ use super::{
     Options,
     clock::monotonic_ns,
     duty::Duty,
+    holders::Looks,
     owner::Owner,
     pywindow::{self, Open, Watch},
 };
@@ -65,6 +66,7 @@ pub struct WatchedPython {
     /// have.
     growing: FxHashMap<u64, u32>,
     windows: Windows,
+    holders: Looks,
 }
 
 /// The windows of one process.
@@ -124,6 +126,7 @@ impl WatchedPython {
             not_before_ns: 0,
             elements: FxHashMap::default(),
             growing: FxHashMap::default(),
+            holders: Looks::default(),
             windows: Windows {
                 duty,
                 open: None,
@@ -134,6 +137,11 @@ impl WatchedPython {
             },
         };
         Ok((watched, info))
+    }
+
+    /// What looks at its holders need.
+    pub fn for_holders(&mut self) -> (&LivePython, &mut Looks) {
+        (&self.live, &mut self.holders)
     }
 
     /// Why it can no longer be watched, if so.

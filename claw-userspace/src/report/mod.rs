@@ -5,6 +5,7 @@ pub mod exit;
 pub mod folded;
 pub mod goroutines;
 pub mod heap;
+pub mod holder;
 pub mod json;
 pub mod live;
 pub mod model;

@@ -322,6 +322,8 @@ pub struct HolderStep {
     pub type_name: String,
     pub field: Option<String>,
     pub bytes: Option<u64>,
+    /// Different objects at this step; null when not counted.
+    pub count: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::model::{BeforeAttach, Finding, Kind, Report, Severity, Site, Tenant, Verdict};
+use super::model::{
+    BeforeAttach, Finding, HolderStep, Kind, Report, Severity, Site, Tenant, Verdict,
+};
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
@@ -120,6 +122,15 @@ fn head(out: &mut String, r: &Report, style: Style) {
     line!(out);
 }
 
+/// The steps from a root to what it holds.
+pub(super) fn way(path: &[HolderStep]) -> String {
+    let step = |s: &HolderStep| {
+        let count = s.count.filter(|n| *n > 1).map(|n| format!(" × {n}")).unwrap_or_default();
+        format!("{} {}{count}", s.field.as_deref().unwrap_or("?"), s.type_name)
+    };
+    path.iter().map(step).collect::<Vec<_>>().join(" → ")
+}
+
 /// What was there before, and the site with most of it.
 fn held(out: &mut String, before: &BeforeAttach) {
     let most = before.sites.first().map(|s| {
@@ -222,6 +233,9 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     if let Some(h) = &f.holder {
         let held = format!("held by {} ({} elements)", h.root, h.objects);
         wrapped(out, &held, "   ", "     ");
+        if h.path.len() > 2 {
+            wrapped(out, &way(&h.path), "     ", "       ");
+        }
     }
     let interval = f.growth.interval95.map(|[low, high]| match f.kind {
         Kind::Heap | Kind::Rss => format!(" (95 %: {} to {})", bytes(low), bytes(high)),

@@ -7,10 +7,11 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-use super::{clean::clean, model, site::describe};
+use super::{clean::clean, holder::holder, model, site::describe};
 use crate::{
     heap::{By, Snapshot, Values, rows},
     stream::Blocked,
+    target::cpython::graph::paths::TypeHolders,
 };
 
 pub use folded::render as folded;
@@ -46,6 +47,17 @@ pub struct HeapReport {
     /// Largest in use first.
     pub rows: Vec<HeapRow>,
     pub blocked: Vec<Blocked>,
+    /// Who holds the objects of the largest types; empty when not asked for.
+    pub holders: Vec<HeldType>,
+}
+
+/// The ways along which the objects of one type are held, most objects first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldType {
+    #[serde(rename = "type")]
+    pub type_name: String,
+    pub objects: u64,
+    pub holders: Vec<model::Holder>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +80,14 @@ pub struct Context {
     pub host: String,
     pub by: By,
     pub since: Option<String>,
+}
+
+fn held(t: &TypeHolders) -> HeldType {
+    HeldType {
+        type_name: t.type_name.clone(),
+        objects: t.objects,
+        holders: t.paths.iter().map(holder).collect(),
+    }
 }
 
 impl HeapReport {
@@ -101,6 +121,7 @@ impl HeapReport {
             total: Values::total(rows.iter().map(|r| &r.values)),
             rows,
             blocked: snapshot.blocked.clone(),
+            holders: snapshot.holders.iter().map(held).collect(),
         }
     }
 

@@ -48,6 +48,7 @@ fn snapshot(samples: Vec<Sample>) -> Snapshot {
         samples,
         code: Vec::new(),
         blocked: vec![Blocked { what: "exact counts".into(), why: "they moved ".repeat(20) }],
+        holders: Vec::new(),
         cannot: Vec::new(),
         build: Default::default(),
     }

@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
-use super::{HeapReport, HeapRow};
-use crate::report::text::{Style, WIDTH, bytes, cut_left, wrapped};
+use super::{HeapReport, HeapRow, HeldType};
+use crate::report::text::{Style, WIDTH, bytes, cut_left, way, wrapped};
 
 /// Rows that are shown; the other formats have all.
 const MOST_ROWS: usize = 30;
+/// Holders of one type that are shown.
+const MOST_HOLDERS: usize = 4;
 
 pub fn render(r: &HeapReport, style: Style) -> String {
     let mut out = String::new();
@@ -52,7 +54,25 @@ pub fn render(r: &HeapReport, style: Style) -> String {
             rest.len()
         );
     }
+    for t in &r.holders {
+        holders(&mut out, t, style);
+    }
     out
+}
+
+/// Who holds the objects of one type.
+fn holders(out: &mut String, t: &HeldType, style: Style) {
+    out.push('\n');
+    let title = format!("{} objects of {} are held by", t.objects, t.type_name);
+    let _ = writeln!(out, "{}", style.bold(&cut_left(&title, WIDTH)));
+    for h in t.holders.iter().take(MOST_HOLDERS) {
+        let share = h.objects as f64 / t.objects.max(1) as f64 * 100.0;
+        let held = format!("{} ({}, {share:.1} %)", h.root, h.objects);
+        wrapped(out, &held, "  ", "    ");
+        if h.path.len() > 1 {
+            wrapped(out, &way(&h.path), "    ", "      ");
+        }
+    }
 }
 
 fn line(out: &mut String, row: &HeapRow, style: Style) {

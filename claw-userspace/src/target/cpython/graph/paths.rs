@@ -2,11 +2,15 @@
 //! they have in common: the root, and of each step the type and the name.
 
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use super::{BUFFER, Graph, NOBODY, Node, ROOT, Root, label::Label};
-use crate::target::{
-    cpython::{layout, threads::Function},
-    memory::Memory,
+use crate::{
+    report::clean::clean,
+    target::{
+        cpython::{layout, threads::Function},
+        memory::Memory,
+    },
 };
 
 /// Ways told apart, and steps of one; what lies beyond counts as the last.
@@ -16,8 +20,9 @@ const MOST_STEPS: u32 = 24;
 const MOST_PATHS: usize = 8;
 
 /// What a way begins at, in the terms of the language.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootKind {
+    #[default]
     Global,
     ClassAttribute,
     Closure,
@@ -31,7 +36,7 @@ pub enum RootKind {
 }
 
 /// One step: an object, and under which name the one before holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub type_name: String,
     pub field: Option<String>,
@@ -39,7 +44,7 @@ pub struct Step {
     pub count: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path {
     pub kind: RootKind,
     /// `module.NAME`, `module.Class.attribute`, `variable of module.function` …
@@ -56,7 +61,7 @@ pub struct Path {
 }
 
 /// Who holds the objects of one type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeHolders {
     pub type_name: String,
     pub objects: u64,
@@ -364,4 +369,18 @@ fn field(label: &Label) -> Option<String> {
         Label::Each => "[…]".to_owned(),
         Label::Through | Label::Unknown => return None,
     })
+}
+
+/// Names from the target, as they may be shown.
+pub fn cleaned(mut held: TypeHolders) -> TypeHolders {
+    held.type_name = clean(&held.type_name);
+    for path in &mut held.paths {
+        path.root = clean(&path.root);
+        path.file = path.file.take().map(|f| clean(&f));
+        for s in &mut path.steps {
+            s.type_name = clean(&s.type_name);
+            s.field = s.field.take().map(|f| clean(&f));
+        }
+    }
+    held
 }
