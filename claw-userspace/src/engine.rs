@@ -7,6 +7,7 @@ mod census;
 mod exact;
 mod holder;
 mod series;
+mod trend;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -271,6 +272,8 @@ impl Engine {
         for p in self.ledger.processes() {
             fresh.extend(census::findings(&self.session, p, self.now_ns));
         }
+        let (ledger, long_view) = (&self.ledger, &self.long_view);
+        trend::findings(&self.session, ledger, long_view, self.now_ns, &mut fresh);
         let mut changed = Vec::new();
         let watched: Vec<u32> = self.ledger.processes().map(|p| p.info.pid).collect();
         // A finding whose evidence fell apart is withdrawn; those of processes

@@ -9,7 +9,7 @@ use claw_ebpf::{
     decode::What,
     engine::Engine,
     ledger::Bounds,
-    report::model::{Finding, Verdict},
+    report::model::{Finding, Kind, Verdict},
     stream::{Item, Still},
 };
 use simulate::*;
@@ -277,4 +277,44 @@ fn two_lines_to_change_are_two_findings() {
     assert_ne!(found[0].1, found[1].1, "each has an id of its own");
     let alone = run(standing(&[61], 90)).engine.report();
     assert_eq!(alone.findings[0].id, found[1].1, "which the other has no part in");
+}
+
+/// Hours of a process of which nothing is sampled, its resident memory in MiB
+/// at a time in minutes.
+fn resident(hours: u64, size: impl Fn(f64) -> f64) -> Run {
+    let mut items = vec![target()];
+    for i in 1..hours * 360 {
+        let t_ns = i * 10 * SECOND;
+        // Not random, but without pattern.
+        let noise = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f64 / (1u64 << 24) as f64;
+        let rss_bytes = (size(i as f64 / 6.0) * MIB * (1.0 + 0.02 * noise)) as u64;
+        items.push(Item::Memory { pid: PID, t_ns, rss_bytes, anon_bytes: 0, threads: 5 });
+        items.push(Item::Tick { t_ns });
+    }
+    run(items)
+}
+
+#[test]
+fn resident_memory_that_grows_is_a_leak_by_its_trend_alone() {
+    let run = resident(4, |m| 300.0 + 1.5 * (m - 60.0).max(0.0));
+    assert_eq!(run.seen.len(), 1, "{:#?}", run.seen);
+    let (t, f) = &run.seen[0];
+    assert_eq!((f.kind, f.verdict), (Kind::Rss, Verdict::Leak));
+    assert!((3600.0..3600.0 + 7200.0).contains(t), "found at {t}");
+    let percent = f.growth.percent_per_minute.unwrap();
+    assert!((0.4..0.6).contains(&percent), "{percent}");
+    assert!(f.evidence.iter().any(|e| e.detail.contains("resident memory grew")));
+    assert_eq!(run.engine.report().findings.len(), 1);
+}
+
+#[test]
+fn resident_memory_that_steps_or_fills_up_is_none() {
+    let step = |m: f64| if m > 100.0 { 420.0 } else { 300.0 };
+    let fills = |m: f64| 450.0 - 150.0 * (-m / 40.0).exp();
+    let flat = |_: f64| 300.0;
+    for (name, size) in [("step", &step as &dyn Fn(f64) -> f64), ("cache", &fills), ("flat", &flat)]
+    {
+        let run = resident(4, size);
+        assert!(run.seen.is_empty(), "{name}: {:#?}", run.seen);
+    }
 }

@@ -84,11 +84,11 @@ impl Store {
         match fs::metadata(&path) {
             Ok(m) if m.len() > LARGEST => {
                 let why = format!("it has {} bytes", m.len());
-                return Err(StoreError::Damaged { path, why });
+                Err(StoreError::Damaged { path, why })
             }
             // A file of nothing would be taken for a new one.
             Ok(m) if m.len() == 0 => {
-                return Err(StoreError::Damaged { path, why: "it is empty".to_owned() });
+                Err(StoreError::Damaged { path, why: "it is empty".to_owned() })
             }
             Ok(_) => {
                 let database = quietly(|| open_whole(&path)).unwrap_or_else(|| {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     detect::{
-        fleet::{Fleet, Profiles},
+        fleet::{Fleet, Found, Profiles},
         forest::{FEATURES, FEWEST, Outliers, Row, Seeded, oddest_feature},
         rolling::{Hour, Rolling, SETTLED_S},
         series::{Point, Subject},
@@ -89,6 +89,13 @@ impl LongView {
             let id = self.fleet.id(&subject);
             self.fleet.put(id, &point);
         }
+        for p in ledger.processes() {
+            let Some(rss) = p.rss_bytes else { continue };
+            let mut point = Point::new(now_ns as f64 / 1e9, rss as f64);
+            point.uptime = uptime_s(p, now_ns);
+            let id = self.fleet.id(&resident(ledger, p));
+            self.fleet.put(id, &point);
+        }
         let passed = self.last_ns.map_or(0.0, |l| now_ns.saturating_sub(l) as f64 / 1e9);
         self.last_ns = Some(now_ns);
         if passed <= 0.0 {
@@ -150,6 +157,11 @@ impl LongView {
         tenant.odd_feature = course.odd.map(|k| FEATURE_NAMES[k].to_owned());
     }
 
+    /// Everything that stands, false discoveries held down.
+    pub fn found(&self) -> Vec<Found<'_>> {
+        self.fleet.found()
+    }
+
     /// What the long view says of a (tenant, site).
     pub fn standing(&self, subject: &Subject) -> Option<&Standing> {
         self.fleet.standing(subject)
@@ -157,11 +169,30 @@ impl LongView {
 
     /// Evidence beside that of age.
     pub fn evidence(&self, subject: &Subject, pid: u32, tenant: TenantId) -> Vec<Evidence> {
+        let mut all = self.trend_evidence(subject);
+        let course = self.courses.get(&(pid, tenant));
+        if let Some((score, odd)) = course.and_then(|c| Some((c.score?, c.odd?))) {
+            let detail = format!(
+                "the tenant is odd among {} (score {score:.2}) by its {}",
+                self.peers, FEATURE_NAMES[odd]
+            );
+            all.push(Evidence { kind: EvidenceKind::Forest, detail, value: Some(score) });
+        }
+        all
+    }
+
+    /// What the trend says.
+    pub fn trend_evidence(&self, subject: &Subject) -> Vec<Evidence> {
         let mut all = Vec::new();
         if let Some(s) = self.standing(subject) {
             let what = if s.state == State::Leak { "" } else { ", not yet confirmed" };
+            let whose = if subject.site == RESIDENT {
+                "resident memory grew by"
+            } else {
+                "bytes in use grew, as a share of the heap, by"
+            };
             let detail = format!(
-                "bytes in use grew by {:.1} % of the heap in {:.0} min without coming back{what}",
+                "{whose} {:.1} % in {:.0} min without coming back{what}",
                 s.grew() / s.base * 100.0,
                 f64::from(s.at_s.saturating_sub(s.since_s)) / 60.0
             );
@@ -171,14 +202,6 @@ impl LongView {
                 let detail = "beyond what the baseline rose, fell and warmed up".to_owned();
                 all.push(Evidence { kind: EvidenceKind::Baseline, detail, value: Some(s.base) });
             }
-        }
-        let course = self.courses.get(&(pid, tenant));
-        if let Some((score, odd)) = course.and_then(|c| Some((c.score?, c.odd?))) {
-            let detail = format!(
-                "the tenant is odd among {} (score {score:.2}) by its {}",
-                self.peers, FEATURE_NAMES[odd]
-            );
-            all.push(Evidence { kind: EvidenceKind::Forest, detail, value: Some(score) });
         }
         all
     }
@@ -211,12 +234,29 @@ fn seen(p: &Process) -> bool {
     p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
 }
 
-/// The subject of a site in a process; instances of one program are told apart
-/// by their pid.
-pub fn subject(ledger: &Ledger, p: &Process, tenant: TenantId, site: &str) -> Subject {
+/// Site of the series of what is resident of a process.
+pub const RESIDENT: &str = "(resident memory)";
+
+/// The subject of that series; apart from the sites, whose sum it is not.
+pub fn resident(ledger: &Ledger, p: &Process) -> Subject {
+    let process = format!("{} {RESIDENT}", process_name(ledger, p));
+    Subject { process, tenant: "-".to_owned(), site: RESIDENT.to_owned() }
+}
+
+fn uptime_s(p: &Process, now_ns: u64) -> f64 {
+    p.info.uptime_ns.saturating_add(now_ns.saturating_sub(p.info.t_ns)) as f64 / 1e9
+}
+
+/// Instances of one program are told apart by their pid.
+fn process_name(ledger: &Ledger, p: &Process) -> String {
     let name = &p.info.name;
     let alone = ledger.processes().filter(|q| q.info.name == *name).count() < 2;
-    let process = if alone { name.clone() } else { format!("{name}:{}", p.info.pid) };
+    if alone { name.clone() } else { format!("{name}:{}", p.info.pid) }
+}
+
+/// The subject of a site in a process.
+pub fn subject(ledger: &Ledger, p: &Process, tenant: TenantId, site: &str) -> Subject {
+    let process = process_name(ledger, p);
     Subject { process, tenant: ledger.tenants.name(tenant).to_owned(), site: site.to_owned() }
 }
 
@@ -226,11 +266,10 @@ pub fn series(ledger: &Ledger, now_ns: u64) -> Vec<(Subject, Point)> {
     let mut all = Vec::new();
     for p in ledger.processes().filter(|p| seen(p)) {
         let heap = p.info.heap_bytes.map_or(0.0, |b| b as f64);
-        let uptime = p.info.uptime_ns.saturating_add(now_ns.saturating_sub(p.info.t_ns));
         for (g, change) in p.heap.groups().iter().zip(p.heap.changes()) {
             let Some(site) = p.sites.get(g.site) else { continue };
             let mut point = Point::new(now_ns as f64 / 1e9, (heap + change).max(0.0));
-            point.uptime = uptime as f64 / 1e9;
+            point.uptime = uptime_s(p, now_ns);
             all.push((subject(ledger, p, g.tenant, &site.id), point));
         }
     }

@@ -112,9 +112,9 @@ impl<'a, M: Memory> Graph<'a, M> {
         graph.regions.sort_unstable_by_key(|r| r.start);
         graph.find_pools();
         graph.parents = vec![NOBODY; graph.rows.len()];
-        graph.from_modules();
-        graph.from_frames(source.frames);
-        graph.from_native();
+        graph.root_modules();
+        graph.root_frames(source.frames);
+        graph.root_native();
         graph
     }
 
@@ -298,7 +298,7 @@ impl<'a, M: Memory> Graph<'a, M> {
         self.queue.clear();
     }
 
-    fn from_modules(&mut self) {
+    fn root_modules(&mut self) {
         let module = self.objects().types.module;
         let mut modules = Vec::new();
         for node in 0..self.rows.len() {
@@ -339,7 +339,7 @@ impl<'a, M: Memory> Graph<'a, M> {
         Some((dict, Root::Module { name: string("__name__")?, file: string("__file__") }))
     }
 
-    fn from_frames(&mut self, frames: &[Active]) {
+    fn root_frames(&mut self, frames: &[Active]) {
         let objects = self.objects();
         for frame in frames {
             let Some(function) = threads::function(&objects, frame.code) else { continue };
@@ -360,7 +360,7 @@ impl<'a, M: Memory> Graph<'a, M> {
     }
 
     /// Words outside the pools that point to objects: structures of C code.
-    fn from_native(&mut self) {
+    fn root_native(&mut self) {
         let root = self.root(Root::Native);
         let objects = self.objects();
         let size = objects.layout.pool_size as u64;

@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// One step of a chain: label, type, objects like it, one of them.
+type Link = (Label, u32, u64, Node);
+
 /// Ways told apart, and steps of one; what lies beyond counts as the last.
 const MOST_PATTERNS: usize = 1 << 16;
 const MOST_STEPS: u32 = 24;
@@ -241,7 +244,7 @@ impl<M: Memory> Paths<'_, '_, M> {
     }
 
     /// Root and steps of a pattern, from the root on.
-    fn chain(&self, pattern: u32) -> (Option<Root>, Vec<(Label, u32, u64, Node)>) {
+    fn chain(&self, pattern: u32) -> (Option<Root>, Vec<Link>) {
         let mut steps = Vec::new();
         let mut at = pattern;
         let root = loop {
