@@ -13,4 +13,6 @@ static BINARY: LazyLock<GoBinary> = LazyLock::new(|| {
     GoBinary::open(Path::new(first)).expect("a sound Go binary")
 });
 
-fuzz_target!(|bytes: &[u8]| stacks(&BINARY, bytes));
+fuzz_target!(|bytes: &[u8]| {
+    stacks(&BINARY, bytes);
+});

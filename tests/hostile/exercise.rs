@@ -123,15 +123,17 @@ pub fn memory(bytes: &[u8]) {
 }
 
 /// The goroutines and stacks of a program whose memory is made of `bytes`.
-pub fn stacks(binary: &GoBinary, bytes: &[u8]) {
-    let Ok(layout) = GoLayout::of(&binary.version) else { return };
+/// Gives the number of distinct stacks.
+pub fn stacks(binary: &GoBinary, bytes: &[u8]) -> usize {
+    let Ok(layout) = GoLayout::of(&binary.version) else { return 0 };
     let mut unwinder = Unwinder::new(binary, 0);
-    let Ok(s) = snapshot(&Folded(bytes), layout, 0, &mut unwinder, &[]) else { return };
+    let Ok(s) = snapshot(&Folded(bytes), layout, 0, &mut unwinder, &[]) else { return 0 };
     for stack in &s.stacks {
         assert!(stack.len() <= bytes.len().max(1 << 16), "longer than what it was read from");
     }
     let addresses: Vec<u64> = s.goroutines.iter().map(|(g, _)| g.labels).collect();
     labels::all(&Folded(bytes), layout.labels, &addresses, |_, _| {});
+    s.stacks.len()
 }
 
 /// A Go binary that can be damaged and mended again, in a file that lives in
