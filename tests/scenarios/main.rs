@@ -296,11 +296,11 @@ fn resident(hours: u64, size: impl Fn(f64) -> f64) -> Run {
 
 #[test]
 fn resident_memory_that_grows_is_a_leak_by_its_trend_alone() {
-    let run = resident(4, |m| 300.0 + 1.5 * (m - 60.0).max(0.0));
-    assert_eq!(run.seen.len(), 1, "{:#?}", run.seen);
-    let (t, f) = &run.seen[0];
-    assert_eq!((f.kind, f.verdict), (Kind::Rss, Verdict::Leak));
-    assert!((3600.0..3600.0 + 7200.0).contains(t), "found at {t}");
+    let run = resident(6, |m| 300.0 + 1.5 * (m - 60.0).max(0.0));
+    // It may come again with another severity.
+    assert!(run.seen.iter().all(|(_, f)| f.kind == Kind::Rss && f.verdict == Verdict::Leak));
+    let (t, f) = run.seen.first().unwrap();
+    assert!((3600.0..5.0 * 3600.0).contains(t), "found at {t}");
     let percent = f.growth.percent_per_minute.unwrap();
     assert!((0.4..0.6).contains(&percent), "{percent}");
     assert!(f.evidence.iter().any(|e| e.detail.contains("resident memory grew")));

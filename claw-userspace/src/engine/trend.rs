@@ -18,6 +18,10 @@ use super::{
 };
 use model::{EvidenceKind, Kind, Verdict};
 
+/// The first window of ten-minute bins: within its two hours a cache that fills
+/// has shown its bend. What grows fast is found earlier, by age.
+const LEAST_WINDOW: usize = 4;
+
 /// Add what only the trend shows, and make a leak of what was suspected by age
 /// and is confirmed by it.
 pub fn findings(
@@ -30,7 +34,7 @@ pub fn findings(
     let leaks: BTreeMap<&Subject, Found<'_>> = long_view
         .found()
         .into_iter()
-        .filter(|f| f.state == State::Leak)
+        .filter(|f| f.state == State::Leak && f.standing.window >= LEAST_WINDOW)
         .map(|f| (f.subject, f))
         .collect();
     if leaks.is_empty() {
