@@ -97,6 +97,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// A mangled name (RFC 2603) without the first crate's disambiguator; `None`
+/// where it has none.
+fn without_hash(name: &str) -> Option<String> {
+    let (before, rest) = name.strip_prefix("_R").and_then(|_| name.split_once("Cs"))?;
+    let (hash, after) = rest.split_once('_')?;
+    hash.bytes().all(|b| b.is_ascii_alphanumeric()).then(|| format!("{before}C{after}"))
+}
+
 struct Tools {
     rustc: PathBuf,
     cargo: PathBuf,
@@ -176,14 +184,36 @@ impl Tools {
         Ok(target.join("bpfel-unknown-none/release/claw"))
     }
 
-    /// Drop DWARF, keep BTF.
+    /// Drop DWARF, keep BTF. A function that was not inlined is named with the
+    /// hash of its crate, which cargo makes from the path of `claw-common` too:
+    /// such names lose it.
     fn strip(&self, object: &Path, out: &Path) -> Result<Vec<u8>> {
+        let names = output(
+            Command::new(self.llvm.join("bin/llvm-nm")).arg("--format=just-symbols").arg(object),
+        )?;
+        let renamed = names
+            .lines()
+            .filter_map(|name| Some(format!("--redefine-sym={name}={}", without_hash(name)?)));
         status(
             Command::new(self.llvm.join("bin/llvm-objcopy"))
                 .arg("--strip-debug")
+                .args(renamed)
                 .arg(object)
                 .arg(out),
         )?;
         fs::read(out).with_context(|| format!("cannot read {}", out.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_hash;
+
+    #[test]
+    fn names_lose_the_hash_of_their_crate() {
+        let name = "_RNvNtCsdgSRGajWd1y_4claw8pytenant4text";
+        assert_eq!(without_hash(name).as_deref(), Some("_RNvNtC4claw8pytenant4text"));
+        assert_eq!(without_hash("go_mallocgc"), None);
+        assert_eq!(without_hash("_RNvC4claw4text"), None);
     }
 }
