@@ -95,8 +95,6 @@ struct Paths<'g, 'a, M> {
     of_node: FxHashMap<Node, u32>,
 }
 
-/// One step of a way: how it is held, its type, different objects, one of them.
-type Link = (Label, u32, u64, Node);
 /// Objects and bytes by type and way.
 type Ends = FxHashMap<(u32, u32), (u64, u64)>;
 
@@ -305,7 +303,11 @@ impl<M: Memory> Paths<'_, '_, M> {
 
     /// The name of what a module holds, as far as it is names, and how many
     /// steps that takes up before the one that is named.
-    fn place(&self, module: String, chain: &[Link]) -> (RootKind, String, usize) {
+    fn place(
+        &self,
+        module: String,
+        chain: &[(Label, u32, u64, Node)],
+    ) -> (RootKind, String, usize) {
         let label = |i: usize| match chain.get(i) {
             Some((Label::Name(name), ..)) => Some(name.as_str()),
             _ => None,
