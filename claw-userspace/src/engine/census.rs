@@ -8,6 +8,7 @@ use crate::{
     ledger::{Held, Process, TypeHistory, Writer},
     report::{clean::clean, model},
     stream::Session,
+    target::cpython::object::is_own,
 };
 
 use super::{assemble::timestamp, holder, writer};
@@ -79,13 +80,6 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
         found.insert(format!("{}/census//outside", p.info.pid), scope.outside(outside));
     }
     found
-}
-
-/// Whether a type is the service's own or a library's, and not one of the
-/// interpreter's own.
-fn is_own(name: &str) -> bool {
-    let internal = name.starts_with('_') && !name.starts_with("__main__.");
-    name.contains('.') && !internal && !name.starts_with("collections.")
 }
 
 struct Scope<'a> {

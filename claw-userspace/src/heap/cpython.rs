@@ -11,6 +11,7 @@ use crate::{
             copy::CopyError,
             graph::paths::{TypeHolders, cleaned},
             live::{LiveError, LivePython, Taken},
+            object::is_own,
         },
         process::Process,
     },
@@ -61,7 +62,8 @@ pub fn of_process(
     }))
 }
 
-/// Types whose holders are looked for: those with the most bytes.
+/// Types whose holders are looked for: those with the most bytes, the service's
+/// own first.
 const MOST_HELD: usize = 12;
 
 /// Who holds the largest types, and what finding that out did to the process.
@@ -70,8 +72,9 @@ fn holders(
     taken: &Taken,
     most: Duration,
 ) -> Result<(Vec<TypeHolders>, Blocked), CopyError> {
-    let largest: Vec<&str> =
-        taken.census.rows.iter().take(MOST_HELD).map(|r| r.type_name.as_str()).collect();
+    let names = || taken.census.rows.iter().map(|r| r.type_name.as_str());
+    let own = names().filter(|n| is_own(n));
+    let largest: Vec<&str> = own.chain(names()).take(MOST_HELD).collect();
     let held = live.holders(most, &|name| largest.contains(&name))?;
     let mut why = format!(
         "the process stood {:.1} ms while {} MiB were copied; holders are those of that moment",

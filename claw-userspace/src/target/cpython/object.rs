@@ -267,3 +267,10 @@ pub fn entry(bytes: &[u8]) -> (u64, u64) {
     let at = bytes.len().saturating_sub(16);
     (super::pool::u64_at(bytes, at), super::pool::u64_at(bytes, at + 8))
 }
+
+/// Whether a type is the service's own or a library's, and not one of the
+/// interpreter's own.
+pub fn is_own(name: &str) -> bool {
+    let internal = name.starts_with('_') && !name.starts_with("__main__.");
+    name.contains('.') && !internal && !name.starts_with("collections.")
+}
