@@ -1,5 +1,7 @@
 //! The live loop: attach, drain, tick, and let everything go again.
 
+mod turn;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -8,22 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claw_common::EventKind;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{
     Finished, Options, Select, View, WatchError,
     child::Running,
     clock::monotonic_ns,
-    governor::{EventCost, Flow},
-    holders,
+    governor::Flow,
     lines::LineWriter,
     memory,
     python::WatchedPython,
-    pywindow::describe,
     session,
     sink::Sink,
-    steps::{failed, make_step, say, step},
+    steps::{failed, make_step, step},
     stop::Stop,
     watched::{StartError, Watched},
 };
@@ -31,7 +30,7 @@ use crate::{
     decode::{What, decode},
     probe::{HitCost, Probes, PyWindows, hit_cost},
     record::Writer,
-    stream::{Counters, Item, StepStatus},
+    stream::{Item, StepStatus},
     symbol::BinaryCache,
     target::{
         capability,
@@ -410,134 +409,6 @@ impl<'a> Live<'a> {
         }
         self.sink.put(Item::TargetGone { pid, t_ns: monotonic_ns(), why: why.to_owned() });
         self.sink.put(step("Target gone", format!("process {pid}: {why}"), began));
-    }
-
-    fn govern(&mut self) {
-        let cpus = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
-        let program_ns = match self.probes.counters() {
-            Ok(c) => EventCost {
-                heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
-                goroutines: c.mean_ns(&[EventKind::GoroutineNew, EventKind::GoroutineExit]),
-                happened: self.flow.happened(c.sent, c.no_room()),
-            },
-            Err(_) => EventCost::default(),
-        };
-        let budget = (self.options.max_overhead, cpus);
-        for target in self.targets.values_mut() {
-            if let Some((item, detail)) = target.govern(&mut self.probes, budget, program_ns) {
-                let mut s = make_step("Governing overhead", detail, self.started);
-                if matches!(item, Item::Blind { .. }) {
-                    s.status = StepStatus::Blocked;
-                }
-                self.sink.put(Item::Step(s));
-                self.sink.put(item);
-            }
-            let sink = &mut self.sink;
-            target.look(&mut |item| sink.put(item));
-            target.look_for_still(&mut |item| sink.put(item));
-            let notes = target.windows(&mut |item| sink.put(item));
-            say(sink, notes, self.started);
-        }
-    }
-
-    fn close_windows(&mut self, target: &mut Watched) {
-        let notes = target.close_windows(&mut |item| self.sink.put(item));
-        say(&mut self.sink, notes, self.started);
-    }
-
-    fn tick(&mut self) {
-        self.collect();
-        self.sink.put(Item::Tick { t_ns: monotonic_ns() });
-        self.open_python_windows();
-        holders::look(&mut self.pythons, &mut self.sink, self.options);
-    }
-
-    /// A window on each CPython process of which something is found to grow.
-    fn open_python_windows(&mut self) {
-        let (windows, sink, cost) = (&mut self.py_windows, &mut self.sink, self.cost);
-        for (pid, python) in &mut self.pythons {
-            let types = sink.growing_types(*pid);
-            python.open(types, cost, || {
-                windows
-                    .get_or_insert_with(|| {
-                        let loading = Instant::now();
-                        match PyWindows::load() {
-                            Ok(windows) => {
-                                let detail = "for windows on CPython".to_owned();
-                                sink.put(step("Loading BPF programs", detail, loading));
-                                Some(Arc::new(windows))
-                            }
-                            Err(e) => {
-                                sink.put(failed("Loading BPF programs", e.to_string()));
-                                None
-                            }
-                        }
-                    })
-                    .clone()
-            });
-        }
-    }
-
-    fn python_windows(&mut self, now: bool) {
-        let mut pythons = std::mem::take(&mut self.pythons);
-        for (pid, python) in &mut pythons {
-            self.python_window(*pid, python, now);
-        }
-        self.pythons = pythons;
-    }
-
-    fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
-        match python.window(now) {
-            Some(Ok(seen)) => {
-                self.sink.put(step("Window", describe(&seen), self.started));
-                self.sink.put(Item::PyWindow(seen));
-            }
-            Some(Err(why)) => {
-                self.sink.put(failed("Window", format!("process {pid}: {why}")));
-            }
-            None => {}
-        }
-    }
-
-    /// Judge before the interval is over; gives the time to the next time.
-    fn judge(&mut self) -> Duration {
-        self.drain();
-        let began = Instant::now();
-        self.sink.put(Item::Judge { t_ns: monotonic_ns() });
-        JUDGE.max(began.elapsed().div_f64(JUDGE_SHARE))
-    }
-
-    fn collect(&mut self) {
-        self.drain();
-        self.counters();
-        for target in self.targets.values() {
-            if let Some(item) = target.memory_item() {
-                self.sink.put(item);
-            }
-        }
-        for python in self.pythons.values_mut() {
-            for item in python.look() {
-                self.sink.put(item);
-            }
-        }
-    }
-
-    fn counters(&mut self) {
-        match self.probes.counters() {
-            Ok(c) => {
-                let hits = c.hits();
-                // The trap, and what the programs themselves took.
-                let probe_ns = c.ns() + (hits as f64 * self.cost.emulated) as u64;
-                self.sink.put(Item::Counters(Counters {
-                    t_ns: monotonic_ns(),
-                    sent: c.sent,
-                    lost: c.lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
-                    hits,
-                    probe_ns,
-                }));
-            }
-            Err(e) => self.sink.put(failed("Reading counters", e.to_string())),
-        }
     }
 
     fn finish(mut self) -> Finished {

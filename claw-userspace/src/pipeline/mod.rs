@@ -14,6 +14,7 @@ mod live;
 mod looks;
 mod memory;
 mod owner;
+mod pygain;
 mod pystacks;
 mod python;
 mod pywindow;

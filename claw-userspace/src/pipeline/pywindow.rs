@@ -14,18 +14,19 @@ use claw_common::{
     PyEntry, PyLocal, PyStat, PyTarget,
     python::{MAX_VARIABLES, PyVariable},
 };
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
+    pygain::{Gain, carried},
     pystacks::{Stacks, tenant},
     windows::{INDIRECT, Usage},
 };
 use crate::{
     probe::{HitCost, Passes, PyPlan, PyWindows},
     report::clean::clean,
-    stream::{PyGain, PyWindow, PyWriter},
+    stream::{PyGain, PyWindow},
     target::{
         cpython::{
             census::Census,
@@ -54,10 +55,6 @@ const ALL_CLASSES: u32 = u32::MAX;
 /// Share of a type's objects that has to be in containers that grow for those
 /// alone to count: then the others come and go, as in a cache that is full.
 const HELD: f64 = 0.3;
-/// Interpreter's own types of which freed objects are kept for reuse
-/// (`Include/internal/pycore_freelist.h` and before it each type's file).
-const REUSED: [&str; 8] =
-    ["list", "dict", "tuple", "float", "slice", "frame", "Context", "_contextvars.Context"];
 
 /// What a window is to see, and may cost.
 pub struct Watch {
@@ -200,7 +197,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         .map(|(typ, _)| {
             let all = fresh.iter().filter(|f| f.typ == typ).count();
             let held = fresh.iter().filter(|f| f.typ == typ && held.contains(&f.at)).count();
-            Gain { held: held as f64 >= all as f64 * HELD, ..Gain::default() }
+            Gain::new(held as f64 >= all as f64 * HELD)
         })
         .collect();
     for f in &fresh {
@@ -208,12 +205,11 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         if gain.held && !held.contains(&f.at) {
             continue;
         }
-        gain.stayed += 1;
-        let Some(entry) = &f.entry else { continue };
-        let Some(stack) = stacks.id(entry.stack) else { continue };
-        let writer = gain.by.entry((tenant(&entry.label), stack)).or_default();
-        writer.0 += 1;
-        writer.1 += u64::from(entry.time_ns < half);
+        let writer = f.entry.as_ref().and_then(|entry| {
+            let stack = stacks.id(entry.stack)?;
+            Some((tenant(&entry.label), stack, entry.time_ns < half))
+        });
+        gain.add(writer);
     }
     let lost = [
         ("python_new_pool", stat.no_block),
@@ -222,6 +218,9 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         ("python_objects_cut", u64::from(after.cut || before.cut)),
         ("python_code_unreadable", stacks.unreadable),
     ];
+    let mut gains: Vec<PyGain> =
+        ready.names.iter().zip(gains).map(|(name, gain)| gain.finish(name, &stacks)).collect();
+    let stacks = carried(&mut gains, stacks.frames());
     Ok(PyWindow {
         pid,
         from_ns,
@@ -231,13 +230,8 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         hits: stat.hits,
         lost_work_ns: account.lost_ns,
         lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
-        gains: ready
-            .names
-            .iter()
-            .zip(gains)
-            .map(|(name, gain)| gain.finish(name, &stacks))
-            .collect(),
-        stacks: stacks.frames(),
+        gains,
+        stacks,
     })
 }
 
@@ -252,42 +246,6 @@ struct Fresh {
 fn contents(live: &LivePython, containers: &[u64]) -> FxHashSet<u64> {
     let objects = live.objects();
     containers.iter().flat_map(|at| members::contents(&objects, *at)).collect()
-}
-
-/// By tenant and stack: stayed, and of those the early ones.
-#[derive(Default)]
-struct Gain {
-    /// Only those in containers that grow count.
-    held: bool,
-    stayed: u64,
-    by: FxHashMap<(Option<String>, u32), (u64, u64)>,
-}
-
-impl Gain {
-    fn finish(self, name: &str, stacks: &Stacks<'_>) -> PyGain {
-        let mut by: Vec<PyWriter> = self
-            .by
-            .into_iter()
-            .map(|((tenant, stack), (stayed, early))| PyWriter {
-                allocated: stacks.allocated(stack),
-                tenant,
-                stack,
-                stayed,
-                early,
-            })
-            .collect();
-        by.sort_by(|a, b| {
-            b.stayed.cmp(&a.stayed).then_with(|| (&a.tenant, a.stack).cmp(&(&b.tenant, b.stack)))
-        });
-        PyGain {
-            type_name: name.to_owned(),
-            stayed: self.stayed,
-            entered: by.iter().map(|w| w.stayed).sum(),
-            reused: REUSED.contains(&name),
-            held: self.held,
-            by,
-        }
-    }
 }
 
 struct Account {

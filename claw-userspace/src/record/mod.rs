@@ -21,9 +21,9 @@ pub use reader::{ReadError, Reader, Tail};
 pub use writer::{WriteError, Writer};
 
 pub const MAGIC: [u8; 8] = *b"CLAWREC\0";
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Oldest version that is read.
 const OLDEST: u16 = 1;
 const HEADER: usize = 16;
-/// Largest payload; an item is a few KiB at most.
-const MAX_PAYLOAD: u32 = 1 << 20;
+/// Largest payload; most items are a few KiB at most.
+const MAX_PAYLOAD: u32 = 1 << 24;

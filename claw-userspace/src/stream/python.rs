@@ -34,12 +34,13 @@ pub struct PyGain {
     /// At addresses where none was when the window opened, and still there when
     /// it was checked.
     pub stayed: u64,
-    /// Of those, with a known writer: what `by` adds up to.
+    /// Of those, with a known writer.
     pub entered: u64,
     /// The interpreter keeps freed objects of the type for reuse.
     pub reused: bool,
     /// Only those count that containers hold which grow: others come and go.
     pub held: bool,
+    /// The largest of them.
     pub by: Vec<PyWriter>,
 }
 

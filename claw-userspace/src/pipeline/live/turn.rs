@@ -1,0 +1,154 @@
+//! What the loop does at each turn: keep the probes within the budget, judge,
+//! and take stock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use claw_common::EventKind;
+
+use super::{JUDGE, JUDGE_SHARE, Live};
+use crate::{
+    pipeline::{
+        clock::monotonic_ns,
+        governor::EventCost,
+        holders,
+        python::WatchedPython,
+        pywindow::describe,
+        steps::{failed, make_step, say, step},
+        watched::Watched,
+    },
+    probe::PyWindows,
+    stream::{Counters, Item, StepStatus},
+};
+
+impl Live<'_> {
+    pub(super) fn govern(&mut self) {
+        let cpus = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+        let program_ns = match self.probes.counters() {
+            Ok(c) => EventCost {
+                heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
+                goroutines: c.mean_ns(&[EventKind::GoroutineNew, EventKind::GoroutineExit]),
+                happened: self.flow.happened(c.sent, c.no_room()),
+            },
+            Err(_) => EventCost::default(),
+        };
+        let budget = (self.options.max_overhead, cpus);
+        for target in self.targets.values_mut() {
+            if let Some((item, detail)) = target.govern(&mut self.probes, budget, program_ns) {
+                let mut s = make_step("Governing overhead", detail, self.started);
+                if matches!(item, Item::Blind { .. }) {
+                    s.status = StepStatus::Blocked;
+                }
+                self.sink.put(Item::Step(s));
+                self.sink.put(item);
+            }
+            let sink = &mut self.sink;
+            target.look(&mut |item| sink.put(item));
+            target.look_for_still(&mut |item| sink.put(item));
+            let notes = target.windows(&mut |item| sink.put(item));
+            say(sink, notes, self.started);
+        }
+    }
+
+    pub(super) fn close_windows(&mut self, target: &mut Watched) {
+        let notes = target.close_windows(&mut |item| self.sink.put(item));
+        say(&mut self.sink, notes, self.started);
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.collect();
+        self.sink.put(Item::Tick { t_ns: monotonic_ns() });
+        self.open_python_windows();
+        holders::look(&mut self.pythons, &mut self.sink, self.options);
+    }
+
+    /// A window on each CPython process of which something is found to grow.
+    pub(super) fn open_python_windows(&mut self) {
+        let (windows, sink, cost) = (&mut self.py_windows, &mut self.sink, self.cost);
+        for (pid, python) in &mut self.pythons {
+            let types = sink.growing_types(*pid);
+            python.open(types, cost, || {
+                windows
+                    .get_or_insert_with(|| {
+                        let loading = Instant::now();
+                        match PyWindows::load() {
+                            Ok(windows) => {
+                                let detail = "for windows on CPython".to_owned();
+                                sink.put(step("Loading BPF programs", detail, loading));
+                                Some(Arc::new(windows))
+                            }
+                            Err(e) => {
+                                sink.put(failed("Loading BPF programs", e.to_string()));
+                                None
+                            }
+                        }
+                    })
+                    .clone()
+            });
+        }
+    }
+
+    pub(super) fn python_windows(&mut self, now: bool) {
+        let mut pythons = std::mem::take(&mut self.pythons);
+        for (pid, python) in &mut pythons {
+            self.python_window(*pid, python, now);
+        }
+        self.pythons = pythons;
+    }
+
+    pub(super) fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
+        match python.window(now) {
+            Some(Ok(seen)) => {
+                self.sink.put(step("Window", describe(&seen), self.started));
+                self.sink.put(Item::PyWindow(seen));
+            }
+            Some(Err(why)) => {
+                self.sink.put(failed("Window", format!("process {pid}: {why}")));
+            }
+            None => {}
+        }
+    }
+
+    /// Judge before the interval is over; gives the time to the next time.
+    pub(super) fn judge(&mut self) -> Duration {
+        self.drain();
+        let began = Instant::now();
+        self.sink.put(Item::Judge { t_ns: monotonic_ns() });
+        JUDGE.max(began.elapsed().div_f64(JUDGE_SHARE))
+    }
+
+    pub(super) fn collect(&mut self) {
+        self.drain();
+        self.counters();
+        for target in self.targets.values() {
+            if let Some(item) = target.memory_item() {
+                self.sink.put(item);
+            }
+        }
+        for python in self.pythons.values_mut() {
+            for item in python.look() {
+                self.sink.put(item);
+            }
+        }
+    }
+
+    fn counters(&mut self) {
+        match self.probes.counters() {
+            Ok(c) => {
+                let hits = c.hits();
+                // The trap, and what the programs themselves took.
+                let probe_ns = c.ns() + (hits as f64 * self.cost.emulated) as u64;
+                self.sink.put(Item::Counters(Counters {
+                    t_ns: monotonic_ns(),
+                    sent: c.sent,
+                    lost: c.lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+                    hits,
+                    probe_ns,
+                }));
+            }
+            Err(e) => self.sink.put(failed("Reading counters", e.to_string())),
+        }
+    }
+}
