@@ -48,7 +48,7 @@ fn figure(times: &[Option<f64>]) -> String {
 
 pub fn time_to_verdict(programs: &Programs) -> Result<Rows> {
     let mut fast = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         // 5 % of 200 MB a minute.
         let leak = ["-leak", "session", "-leak-rate", "166667", "-ballast", "200000000"];
         let s = Service::start(programs, &leak, &["-rate", "1500"])?;
