@@ -81,11 +81,11 @@ fn what_is_no_recording_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = record(dir.path(), "a.claw", healthy());
     let bytes = fs::read(&path).unwrap();
-    let newer = [&bytes[..8], &[3, 0], &bytes[10..]].concat();
+    let newer = [&bytes[..8], &[4, 0], &bytes[10..]].concat();
     let cases: [(&[u8], &str); 5] = [
         (b"", "is not a recording of claw-ebpf"),
         (b"CLAWREX\0aaaaaaaaaaaaaaaa", "is not a recording of claw-ebpf"),
-        (&newer, "format version 3; this claw-ebpf reads versions 1 to 2"),
+        (&newer, "format version 4; this claw-ebpf reads versions 1 to 3"),
         (&bytes[..12], "cut before its first item"),
         (&bytes[..20], "cut before its first item"),
     ];
@@ -98,10 +98,13 @@ fn what_is_no_recording_is_refused_in_one_line() {
         assert!(stderr.contains(message) && stderr.trim().lines().count() == 1, "{stderr}");
         assert!(out.stdout.is_empty());
     }
-    // Version 2 only added items.
+    // Versions 2 and 3 only added items.
     let older = dir.path().join("older.claw");
-    fs::write(&older, [&bytes[..8], &[1, 0], &bytes[10..]].concat()).unwrap();
-    assert_eq!(replay(&older, &[]).status.code(), Some(0));
+    for version in [1, 2] {
+        let file = [&bytes[..8], &[version, 0], &bytes[10..]].concat();
+        fs::write(&older, file).unwrap();
+        assert_eq!(replay(&older, &[]).status.code(), Some(0));
+    }
     let out = replay(dir.path(), &[]);
     assert_eq!(out.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&out.stderr).contains("cannot read recording"));
