@@ -7,8 +7,9 @@ use super::{
     census::for_each_pool,
     layout::{Layout, OB_ITEM, OB_SIZE, OB_TYPE, TP_FLAGS, flags},
     object::Objects,
-    pool::{CLASSES, Pool, u64_at},
+    pool::{CLASSES, Pool},
     regions::Region,
+    types::heads,
 };
 use crate::target::memory::Memory;
 
@@ -32,7 +33,6 @@ pub struct Members {
 
 /// Objects that are kept.
 const MOST: usize = 4 << 20;
-const MOST_REFERENCES: u64 = 1 << 32;
 
 impl Members {
     /// The size class of most objects of a type. From 3.13 an object's size
@@ -78,14 +78,7 @@ pub fn find<M: Memory>(
         let Some(blocks) = pool.blocks() else { return };
         for offset in blocks {
             let block = bytes.get(offset..offset + pool.block_size).unwrap_or_default();
-            for before in [0, 16, 32] {
-                if block.len() < before + 16 {
-                    break;
-                }
-                let (references, typ) = (u64_at(block, before), u64_at(block, before + 8));
-                if references == 0 || references >= MOST_REFERENCES {
-                    continue;
-                }
+            for (before, typ) in heads(block) {
                 let Some(i) = index.get(&typ) else { continue };
                 if wanted.get(*i as usize).is_none_or(|w| w.before != before) {
                     continue;

@@ -37,6 +37,18 @@ impl Default for TypeTable {
     }
 }
 
+/// The types that a block's object may be of, with where in the block it would
+/// begin: after no header, the GC's, or the GC's and that of a managed dict.
+pub fn heads(block: &[u8]) -> impl Iterator<Item = (usize, u64)> {
+    [0, 16, 32].into_iter().filter_map(|before| Some((before, type_in(block.get(before..)?)?)))
+}
+
+/// The word where an object's type would be, behind a number of references.
+fn type_in(head: &[u8]) -> Option<u64> {
+    let references = head.get(..16).map_or(0, |head| u64_at(head, 0));
+    (references > 0 && references < MOST_REFERENCES).then(|| u64_at(head, 8))
+}
+
 impl TypeTable {
     pub fn get(&self, row: u32) -> Option<&TypeInfo> {
         self.types.get(row as usize)
@@ -47,16 +59,14 @@ impl TypeTable {
         &self.types
     }
 
-    /// The type of the object in a block, and where in it the object begins:
-    /// after no header, the GC's, or the GC's and that of a managed dict.
+    /// The type of the object in a block, and where in it the object begins.
     pub fn object<M: Memory>(
         &mut self,
         objects: &Objects<'_, M>,
         block: &[u8],
     ) -> Option<(u32, usize)> {
-        for before in [0, 16, 32] {
-            let Some(head) = block.get(before..before + 16) else { break };
-            if let Some(row) = self.head(objects, head)
+        for (before, typ) in heads(block) {
+            if let Some(row) = self.of(objects, typ)
                 && self.get(row).map(|t| t.before(objects.layout)) == Some(before)
             {
                 return Some((row, before));
@@ -67,11 +77,7 @@ impl TypeTable {
 
     /// The type of an object that begins with `head`: references and type.
     pub fn head<M: Memory>(&mut self, objects: &Objects<'_, M>, head: &[u8]) -> Option<u32> {
-        let references = u64_at(head, 0);
-        if references == 0 || references >= MOST_REFERENCES {
-            return None;
-        }
-        self.of(objects, u64_at(head, 8))
+        self.of(objects, type_in(head)?)
     }
 
     /// The row of the type at `address`, if there is one.

@@ -23,6 +23,7 @@ use self::{
     kind::Kind,
 };
 use super::{
+    census::for_each_pool,
     object::{Objects, TypeInfo},
     pool::{OVERHEAD, Pool},
     regions::Region,
@@ -44,8 +45,6 @@ const ROOT: u32 = 1 << 31;
 const MOST_NODES: usize = 1 << 30;
 /// Objects outside the pools.
 const MOST_LARGE: usize = 1 << 24;
-/// Bytes read at once.
-const CHUNK: usize = 1 << 20;
 /// How often each word of the memory may be read, on average.
 const TIMES: u64 = 16;
 
@@ -130,22 +129,12 @@ impl<'a, M: Memory> Graph<'a, M> {
 
     fn find_pools(&mut self) {
         let objects = self.objects();
-        let size = objects.layout.pool_size;
-        let mut buf = vec![0u8; CHUNK];
-        for region in self.regions.clone() {
-            let mut at = region.start.next_multiple_of(size as u64);
-            let end = region.end & !(size as u64 - 1);
-            while at < end {
-                let len = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-                let bytes = buf.get_mut(..len).unwrap_or_default();
-                if objects.memory.read(at, bytes).is_ok() {
-                    for (pool, address) in bytes.chunks_exact(size).zip((at..).step_by(size)) {
-                        self.add_pool(pool, address);
-                    }
-                }
-                at += len as u64;
+        let regions = self.regions.clone();
+        for_each_pool(objects.memory, objects.layout.pool_size, &regions, |pool, address| {
+            if let Some(pool) = pool {
+                self.add_pool(pool, address);
             }
-        }
+        });
     }
 
     fn add_pool(&mut self, bytes: &[u8], address: u64) {
