@@ -8,14 +8,14 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, StackTraceMap},
+    maps::{HashMap, MapData, StackTraceMap},
 };
 use claw_common::{ExactKey, ExactTarget, ExactValue, WindowStat};
 
 use super::{
     every::EveryPoint,
     link::{Links, Loaded, Place},
-    object::ProbeError,
+    object::{ProbeError, take},
 };
 
 const PROGRAM: &str = "go_exact";
@@ -45,13 +45,11 @@ impl Exact {
     /// When the kernel refuses, with the reason.
     pub fn load(object: &[u8], bpf: &mut Ebpf) -> Result<Self, ProbeError> {
         let program = Loaded::of_object(object, bpf, PROGRAM)?;
-        let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
-        let at = |name: &'static str| move |e: MapError| ProbeError::Map(name, e);
         let maps = Maps {
-            targets: take("EXACT_TARGETS")?.try_into().map_err(at("EXACT_TARGETS"))?,
-            windows: take("EXACT_WINDOWS")?.try_into().map_err(at("EXACT_WINDOWS"))?,
-            counts: take("EXACT_COUNTS")?.try_into().map_err(at("EXACT_COUNTS"))?,
-            stacks: take("EXACT_STACKS")?.try_into().map_err(at("EXACT_STACKS"))?,
+            targets: take(bpf, "EXACT_TARGETS")?,
+            windows: take(bpf, "EXACT_WINDOWS")?,
+            counts: take(bpf, "EXACT_COUNTS")?,
+            stacks: take(bpf, "EXACT_STACKS")?,
         };
         Ok(Self { program, maps: Mutex::new(maps) })
     }

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         ProgramError, RawTracePoint, UProbe,
         uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
@@ -122,6 +122,15 @@ fn load_error(e: impl std::error::Error) -> ProbeError {
     ProbeError::Load(text.lines().next().unwrap_or_default().to_owned())
 }
 
+/// The map of that name, which nobody else can take any more.
+pub(super) fn take<M>(bpf: &mut Ebpf, name: &'static str) -> Result<M, ProbeError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = bpf.take_map(name).ok_or(ProbeError::Missing(name))?;
+    map.try_into().map_err(|e| ProbeError::Map(name, e))
+}
+
 impl Probes {
     /// Load and verify all programs and watch for exec and exit. `keys` are the
     /// tenant label keys in order of preference, `ring_bytes` a power of two;
@@ -145,19 +154,13 @@ impl Probes {
         }
         let mut bpf = loader.load(OBJECT).map_err(load_error)?;
         let exact = if exact { Some(Arc::new(Exact::load(OBJECT, &mut bpf)?)) } else { None };
-        let mut take = |name: &'static str| bpf.take_map(name).ok_or(ProbeError::Missing(name));
-        let ring = RingBuf::try_from(take("EVENTS")?).map_err(|e| ProbeError::Map("EVENTS", e))?;
-        let targets =
-            HashMap::try_from(take("TARGETS")?).map_err(|e| ProbeError::Map("TARGETS", e))?;
-        let losses =
-            PerCpuArray::try_from(take("LOSSES")?).map_err(|e| ProbeError::Map("LOSSES", e))?;
-        let stats = PerCpuArray::try_from(take("PROBE_STATS")?)
-            .map_err(|e| ProbeError::Map("PROBE_STATS", e))?;
-        let mut wakeup: Array<_, u32> = Array::try_from(take("WAKEUP_BYTES")?)
-            .map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
+        let ring = take(&mut bpf, "EVENTS")?;
+        let targets = take(&mut bpf, "TARGETS")?;
+        let losses = take(&mut bpf, "LOSSES")?;
+        let stats = take(&mut bpf, "PROBE_STATS")?;
+        let mut wakeup: Array<MapData, u32> = take(&mut bpf, "WAKEUP_BYTES")?;
         wakeup.set(0, ring_bytes / 4, 0).map_err(|e| ProbeError::Map("WAKEUP_BYTES", e))?;
-        let mut ranks: HashMap<_, TenantKey, u32> = HashMap::try_from(take("TENANT_KEYS")?)
-            .map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
+        let mut ranks: HashMap<MapData, TenantKey, u32> = take(&mut bpf, "TENANT_KEYS")?;
         for (rank, key) in (0u32..).zip(keys) {
             let key = TenantKey::new(key).ok_or_else(|| ProbeError::Key(key.clone()))?;
             ranks.insert(key, rank, 0).map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;

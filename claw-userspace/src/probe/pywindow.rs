@@ -4,14 +4,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError},
+    EbpfLoader,
+    maps::{HashMap, MapData},
 };
 use claw_common::{PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyTarget};
 
 use super::{
     link::{Links, Loaded},
-    object::{OBJECT, ProbeError},
+    object::{OBJECT, ProbeError, take},
     pyplan::PyPlan,
 };
 
@@ -65,13 +65,6 @@ impl PyWindows {
         }
         let mut bpf = loader.load(OBJECT).map_err(|e| ProbeError::Load(e.to_string()))?;
         let program = Loaded::of_object(OBJECT, &bpf, PROGRAM)?;
-        fn take<K: aya::Pod, V: aya::Pod>(
-            bpf: &mut Ebpf,
-            name: &'static str,
-        ) -> Result<HashMap<MapData, K, V>, ProbeError> {
-            let map = bpf.take_map(name).ok_or(ProbeError::Missing(name))?;
-            map.try_into().map_err(|e: MapError| ProbeError::Map(name, e))
-        }
         let maps = Maps {
             targets: take(&mut bpf, "PY_TARGETS")?,
             stats: take(&mut bpf, "PY_STATS")?,
@@ -156,28 +149,19 @@ impl PyWindows {
         let mut maps = self.maps();
         let _ = maps.targets.remove(&pid);
         let _ = maps.stats.remove(&pid);
-        fn of<V: aya::Pod>(map: &HashMap<MapData, PyKey, V>, pid: u32) -> Vec<PyKey> {
-            map.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect()
-        }
-        for k in of(&maps.types, pid) {
-            let _ = maps.types.remove(&k);
-        }
-        for k in of(&maps.entries, pid) {
-            let _ = maps.entries.remove(&k);
-        }
-        for k in of(&maps.locals, pid) {
-            let _ = maps.locals.remove(&k);
-        }
-        let stacks: Vec<PyStackKey> =
-            maps.stacks.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect();
-        for k in stacks {
-            let _ = maps.stacks.remove(&k);
-        }
-        let frames: Vec<PyStackKey> =
-            maps.frames.keys().filter_map(Result::ok).filter(|k| k.tgid == pid).collect();
-        for k in frames {
-            let _ = maps.frames.remove(&k);
-        }
+        forget(&mut maps.types, |k| k.tgid == pid);
+        forget(&mut maps.entries, |k| k.tgid == pid);
+        forget(&mut maps.locals, |k| k.tgid == pid);
+        forget(&mut maps.stacks, |k| k.tgid == pid);
+        forget(&mut maps.frames, |k| k.tgid == pid);
+    }
+}
+
+fn forget<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, which: impl Fn(&K) -> bool) {
+    let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(which).collect();
+    for key in keys {
+        // One that the kernel has evicted meanwhile is gone as well.
+        let _ = map.remove(&key);
     }
 }
 
