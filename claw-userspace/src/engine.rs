@@ -85,15 +85,10 @@ impl Engine {
         self
     }
 
-    /// The time of the stream on the wall, ns since the Unix epoch.
-    fn wall_ns(&self) -> u64 {
-        let passed = self.now_ns.saturating_sub(self.session.t_ns);
-        self.session.wall_ns.saturating_add(passed)
-    }
-
-    /// Hours since the Unix epoch.
+    /// The time of the stream on the wall, hours since the Unix epoch.
     pub fn hour(&self) -> u64 {
-        self.wall_ns() / 3_600_000_000_000
+        let passed = self.now_ns.saturating_sub(self.session.t_ns);
+        self.session.wall_ns.saturating_add(passed) / 3_600_000_000_000
     }
 
     /// What earlier runs saw of tenants, by process name and tenant.
@@ -261,7 +256,7 @@ impl Engine {
     fn take_stock(&mut self) {
         let suspected: Vec<(u32, String)> =
             self.findings.values().map(|f| (f.pid, f.tenant.clone())).collect();
-        self.long_view.tick(&self.ledger, self.now_ns, self.wall_ns(), &suspected);
+        self.long_view.tick(&self.ledger, self.now_ns, self.hour(), &suspected);
     }
 
     /// Judge everything again; gives what changed.

@@ -27,7 +27,6 @@ const FEATURE_NAMES: [&str; FEATURES] = [
 ];
 /// Score from which a tenant is called odd.
 const ODD: f64 = 0.6;
-const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// A tenant's own course.
 #[derive(Debug, Default)]
@@ -76,15 +75,9 @@ impl LongView {
         std::mem::take(&mut self.learned).into_iter().filter_map(of).collect()
     }
 
-    /// An interval is over. `suspected`: tenants that have findings; `wall_ns`
+    /// An interval is over. `suspected`: tenants that have findings; `hour`
     /// is since the Unix epoch.
-    pub fn tick(
-        &mut self,
-        ledger: &Ledger,
-        now_ns: u64,
-        wall_ns: u64,
-        suspected: &[(u32, String)],
-    ) {
+    pub fn tick(&mut self, ledger: &Ledger, now_ns: u64, hour: u64, suspected: &[(u32, String)]) {
         for (subject, point) in series(ledger, now_ns) {
             let id = self.fleet.id(&subject);
             self.fleet.put(id, &point);
@@ -120,10 +113,10 @@ impl LongView {
                     let rolling = self.rolling.entry(name.clone()).or_default();
                     // Frozen on suspicion, so that a slow leak is not learned.
                     if !is_suspected {
-                        rolling.learn(wall_ns / HOUR_NS, raw, passed);
+                        rolling.learn(hour, raw, passed);
                         self.learned.insert(name);
                     }
-                    let ordinary = rolling.ordinary(wall_ns / HOUR_NS);
+                    let ordinary = rolling.ordinary(hour);
                     course.coefficient =
                         ordinary.filter(|_| course.seen_s >= SETTLED_S).map(|o| raw / o);
                 }
