@@ -72,9 +72,9 @@ fn holders(
     taken: &Taken,
     most: Duration,
 ) -> Result<(Vec<TypeHolders>, Blocked), CopyError> {
-    let names = || taken.census.rows.iter().map(|r| r.type_name.as_str());
-    let own = names().filter(|n| is_own(n));
-    let largest: Vec<&str> = own.chain(names()).take(MOST_HELD).collect();
+    let names = taken.census.rows.iter().map(|r| r.type_name.as_str());
+    let (own, others): (Vec<&str>, Vec<&str>) = names.partition(|n| is_own(n));
+    let largest: Vec<&str> = own.into_iter().chain(others).take(MOST_HELD).collect();
     let held = live.holders(most, &|name| largest.contains(&name))?;
     let mut why = format!(
         "the process stood {:.1} ms while {} MiB were copied; holders are those of that moment",

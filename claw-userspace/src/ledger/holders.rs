@@ -89,11 +89,10 @@ impl Holders {
 
 /// Whether two looks saw the same way.
 fn same(a: &Path, b: &Path) -> bool {
-    let step = |p: &Path, i: usize| p.steps.get(i).map(|s| (s.type_name.clone(), s.field.clone()));
-    a.kind == b.kind
-        && a.root == b.root
-        && a.steps.len() == b.steps.len()
-        && (0..a.steps.len()).all(|i| step(a, i) == step(b, i))
+    fn names(p: &Path) -> impl Iterator<Item = (&str, Option<&str>)> {
+        p.steps.iter().map(|s| (s.type_name.as_str(), s.field.as_deref()))
+    }
+    a.kind == b.kind && a.root == b.root && names(a).eq(names(b))
 }
 
 #[cfg(test)]
