@@ -136,8 +136,6 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let gone = |e: LiveError| e.to_string();
     let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(text)?;
     watch.windows.set(pid, on).map_err(text)?;
-    // Taken while it is open, as the one at its end: every object that is in
-    // the second and not in the first was allocated meanwhile.
     // Long enough to learn where most functions keep their tenant.
     for _ in 0..WARM_UP {
         thread::park_timeout(LOOK);
@@ -147,6 +145,8 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         }
     }
     let from_ns = monotonic_ns();
+    // Taken while it is open, as the one at its end: every object that is in
+    // the second and not in the first was allocated meanwhile.
     let before = find(&ready).map_err(gone)?;
     let walk = monotonic_ns().saturating_sub(from_ns) as f64;
     let mut to_ns;
