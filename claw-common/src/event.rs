@@ -64,6 +64,9 @@ pub struct RecordedLabel {
 
 impl RecordedLabel {
     pub const NONE: u8 = u8::MAX;
+    /// No label.
+    pub const UNSET: Self =
+        Self { key: Self::NONE, len: 0, full_len: 0, _pad: 0, value: [0; MAX_LABEL] };
 }
 
 /// Fixed part of every event.

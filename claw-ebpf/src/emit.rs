@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use claw_common::{
     Counter, EventHeader, EventKind, ProbeStat, RecordedLabel,
-    event::{MAX_LABEL, MAX_STACK},
+    event::MAX_STACK,
     loss::{COUNTERS, PROBES},
 };
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
@@ -105,13 +105,7 @@ pub fn header(kind: EventKind, time_ns: u64) -> EventHeader {
         aux: 0,
         gopc: 0,
         startpc: 0,
-        label: RecordedLabel {
-            key: RecordedLabel::NONE,
-            len: 0,
-            full_len: 0,
-            _pad: 0,
-            value: [0; MAX_LABEL],
-        },
+        label: RecordedLabel::UNSET,
     }
 }
 

@@ -15,7 +15,6 @@ use aya_ebpf::{
 use claw_common::{
     EventKind, ExactKey, ExactSite, ExactTarget, ExactValue, GoTarget, RecordedLabel, WindowStat,
     config::MAX_TARGETS,
-    event::MAX_LABEL,
     exact::{MAX_KEYS, MAX_STACKS},
 };
 
@@ -37,14 +36,6 @@ static EXACT_COUNTS: HashMap<ExactKey, ExactValue> = HashMap::with_max_entries(M
 
 #[map]
 static EXACT_STACKS: StackTrace = StackTrace::with_max_entries(MAX_STACKS, 0);
-
-const NO_LABEL: RecordedLabel = RecordedLabel {
-    key: RecordedLabel::NONE,
-    len: 0,
-    full_len: 0,
-    _pad: 0,
-    value: [0; MAX_LABEL],
-};
 
 #[uprobe]
 pub fn go_exact(ctx: ProbeContext) -> u32 {
@@ -79,7 +70,7 @@ fn hit(ctx: &ProbeContext, pid: u32, exact: &ExactTarget, go: &GoTarget, stat: *
     // SAFETY: the helper has no preconditions beyond a live context.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let mut key =
-        ExactKey { tgid: pid, stack: -1, typ: 0, caller: 0, class: 0, _pad: 0, label: NO_LABEL };
+        ExactKey { tgid: pid, stack: -1, typ: 0, caller: 0, class: 0, _pad: 0, label: RecordedLabel::UNSET };
     let mut size = 0;
     // Read once, here: a load behind a choice of address is one from a computed
     // context pointer, which the verifier refuses.

@@ -16,7 +16,6 @@ use aya_ebpf::{
 use claw_common::{
     PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyTarget, RecordedLabel,
     config::MAX_TARGETS,
-    event::MAX_LABEL,
     python::{
         CLASSES, MAX_CODES, MAX_ENTRIES, MAX_FRAMES, MAX_STACK_FRAMES, MAX_STACKS, MAX_TYPES,
         OWNED_BY_CSTACK,
@@ -113,17 +112,7 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
         unsafe { add(&raw mut (*stat).no_block, 1) };
         return;
     };
-    let mut entry = PyEntry {
-        time_ns,
-        stack: 0,
-        label: RecordedLabel {
-            key: RecordedLabel::NONE,
-            len: 0,
-            full_len: 0,
-            _pad: 0,
-            value: [0; MAX_LABEL],
-        },
-    };
+    let mut entry = PyEntry { time_ns, stack: 0, label: RecordedLabel::UNSET };
     let Some(thread) = read::<u64>(target.tstate_at, 0).filter(|t| *t != 0) else {
         // SAFETY: as above.
         unsafe { add(&raw mut (*stat).no_stack, 1) };
