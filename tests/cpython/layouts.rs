@@ -8,7 +8,7 @@ use claw_ebpf::target::cpython::{
     running::{Lines, Locals, Running, Thread},
 };
 
-use crate::pythons::all;
+use crate::pythons::{all, headers};
 
 const PROGRAM: &str = r#"
 #include <Python.h>
@@ -130,13 +130,7 @@ fn offsets_are_those_of_the_headers() {
     std::fs::write(&internals, INTERNAL).unwrap();
     let mut checked = 0;
     for python in all() {
-        let code = "import sysconfig; print(sysconfig.get_path('include'))";
-        let out = Command::new(&python).args(["-c", code]).output().unwrap();
-        let include = String::from_utf8(out.stdout).unwrap().trim().to_owned();
-        if !std::path::Path::new(&include).join("Python.h").is_file() {
-            eprintln!("skipped: {} has no headers in {include}", python.display());
-            continue;
-        }
+        let Some(include) = headers(&python) else { continue };
         let program = dir.path().join("offsets");
         compile(&include, &source, &program);
         let said = numbers(&program);

@@ -1,7 +1,5 @@
 //! Offsets that the way to a holder leads over, against the C headers.
 
-use std::process::Command;
-
 use claw_ebpf::target::cpython::{
     layout::{self, Layout},
     threads::{GC_COLLECTING, GC_ENABLED, Offsets},
@@ -9,7 +7,7 @@ use claw_ebpf::target::cpython::{
 
 use crate::{
     layouts::{compile, numbers},
-    pythons::all,
+    pythons::{all, headers},
 };
 
 const PROGRAM: &str = r#"
@@ -57,13 +55,7 @@ fn offsets_to_holders_are_those_of_the_headers() {
     std::fs::write(&source, PROGRAM).unwrap();
     let mut checked = 0;
     for python in all() {
-        let code = "import sysconfig; print(sysconfig.get_path('include'))";
-        let out = Command::new(&python).args(["-c", code]).output().unwrap();
-        let include = String::from_utf8(out.stdout).unwrap().trim().to_owned();
-        if !std::path::Path::new(&include).join("Python.h").is_file() {
-            eprintln!("skipped: {} has no headers in {include}", python.display());
-            continue;
-        }
+        let Some(include) = headers(&python) else { continue };
         compile(&include, &source, &program);
         let said = numbers(&program);
         let minor = u8::try_from(said[0]).unwrap();

@@ -28,6 +28,18 @@ pub fn all() -> Vec<PathBuf> {
     found
 }
 
+/// Where the headers of a Python are; `None`, and said, when it has none.
+pub fn headers(python: &Path) -> Option<String> {
+    let code = "import sysconfig; print(sysconfig.get_path('include'))";
+    let out = Command::new(python).args(["-c", code]).output().unwrap();
+    let include = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+    if Path::new(&include).join("Python.h").is_file() {
+        return Some(include);
+    }
+    eprintln!("skipped: {} has no headers in {include}", python.display());
+    None
+}
+
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/python").join(name)
 }
