@@ -225,7 +225,7 @@ impl Scope<'_> {
             kind,
             verdict: if a.leak { Verdict::Leak } else { Verdict::Suspect },
             severity,
-            confidence: (a.confidence * 1000.0).round() / 1000.0,
+            confidence: model::rounded(a.confidence),
             pid: info.pid,
             process: clean(&info.name),
             tenant,

@@ -196,7 +196,7 @@ impl Scope<'_> {
                 s if s >= 0.1 => Severity::Medium,
                 _ => Severity::Low,
             },
-            confidence: (rise.confidence * 1000.0).round() / 1000.0,
+            confidence: model::rounded(rise.confidence),
             pid: info.pid,
             process: clean(&info.name),
             tenant,

@@ -76,7 +76,7 @@ pub fn findings(
 }
 
 fn confidence(leak: &Found<'_>) -> f64 {
-    (verdict::confidence(leak.standing) * 1000.0).round() / 1000.0
+    model::rounded(verdict::confidence(leak.standing))
 }
 
 struct Scope<'a> {

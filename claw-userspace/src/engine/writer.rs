@@ -33,7 +33,7 @@ pub fn of_writer(
     f.tenant = tenant;
     f.site = describe(&writer.site);
     let known = written.coverage() * if written.reused { REUSED } else { 1.0 };
-    f.confidence = (f.confidence * known.min(1.0) * 1000.0).round() / 1000.0;
+    f.confidence = model::rounded(f.confidence * known.min(1.0));
     if share < ALL {
         let part = |v: Option<f64>| v.map(|v| v * share);
         f.growth = model::Growth {

@@ -365,6 +365,11 @@ pub enum JsonLine {
     Report(Box<Report>),
 }
 
+/// A confidence as reports give it: to a thousandth.
+pub fn rounded(confidence: f64) -> f64 {
+    (confidence * 1000.0).round() / 1000.0
+}
+
 /// The same subject has the same id in every run and build: FNV-1a.
 pub fn finding_id(process: &str, kind: Kind, tenant: &str, site: &str) -> String {
     let text = format!("{process}\0{kind:?}\0{tenant}\0{site}");

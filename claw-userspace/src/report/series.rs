@@ -161,7 +161,7 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
         kind: Kind::Heap,
         verdict: if state == State::Leak { Verdict::Leak } else { Verdict::Suspect },
         severity: verdict::severity(percent, terms.threshold),
-        confidence: (confidence(f) * 1000.0).round() / 1000.0,
+        confidence: model::rounded(confidence(f)),
         pid: None,
         process: clean(&f.subject.process),
         tenant: clean(&f.subject.tenant),
