@@ -112,7 +112,7 @@ fn events(e: &Engine) -> model::Events {
         lost.insert(name.to_owned(), count);
     }
     for p in e.ledger.processes() {
-        for (name, count) in p.exact.iter().flat_map(|x| &x.lost) {
+        for (name, count) in p.exact.iter().flat_map(|x| &x.lost).chain(&p.writers.lost) {
             *lost.entry(name.clone()).or_default() += count;
         }
     }
@@ -146,10 +146,10 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         image: p.info.container.as_ref().and_then(|c| c.image.clone()),
         events: model::Events { received: p.events, ..events(e) },
         overhead: model::Overhead {
-            hits: e.counters.hits + p.exact.as_ref().map_or(0, |x| x.hits),
+            hits: e.counters.hits + p.exact.as_ref().map_or(0, |x| x.hits) + p.writers.hits,
             estimated_ratio: (seconds > 0.0).then(|| {
                 let windows = p.exact.as_ref().map_or(0.0, |x| x.lost_ns);
-                (e.counters.probe_ns as f64 + windows) / 1e9 / seconds
+                (e.counters.probe_ns as f64 + windows + p.writers.lost_work_ns) / 1e9 / seconds
             }),
         },
         blocked: p.info.blocked.clone(),

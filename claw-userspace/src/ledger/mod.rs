@@ -287,6 +287,7 @@ impl Ledger {
             ("ledger_samples", sum(|p| p.heap.forgotten)),
             ("ledger_goroutines", sum(|p| p.goroutines.forgotten + p.places.population.forgotten)),
             ("ledger_types", sum(|p| p.censuses.forgotten)),
+            ("ledger_writers", sum(|p| p.writers.forgotten())),
             ("ledger_sites", sum(|p| p.sites.forgotten)),
             ("missed_frees", sum(|p| p.heap.missed_deaths)),
             ("tenants_over_bound", self.tenants.overflowed),

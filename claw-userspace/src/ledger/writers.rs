@@ -44,26 +44,23 @@ pub struct Written {
     pub held: bool,
     by: BTreeMap<(Option<String>, String), Writer>,
     /// Of writers that found no room.
-    pub forgotten: u64,
+    forgotten: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Writers {
     types: BTreeMap<String, Written>,
-    pub windows: u64,
+    /// Probe hits, and the target's work that they cost, ns (estimate).
     pub hits: u64,
     pub lost_work_ns: f64,
-    pub span_ns: u64,
-    /// By reason, all windows together.
+    /// What was not written down, by reason, all windows together.
     pub lost: BTreeMap<String, u64>,
 }
 
 impl Writers {
     pub fn add(&mut self, w: &PyWindow) {
-        self.windows += 1;
         self.hits += w.hits;
         self.lost_work_ns += w.lost_work_ns;
-        self.span_ns += w.to_ns.saturating_sub(w.from_ns);
         for (reason, n) in &w.lost {
             *self.lost.entry(reason.clone()).or_default() += n;
         }
@@ -77,6 +74,9 @@ impl Writers {
             t.entered += gain.entered.min(gain.stayed);
             t.reused = gain.reused;
             t.held = gain.held;
+            // A window carries the largest alone.
+            let carried: u64 = gain.by.iter().map(|by| by.stayed).sum();
+            t.forgotten += gain.entered.saturating_sub(carried);
             for by in &gain.by {
                 let frames = w.stacks.get(by.stack as usize).cloned().unwrap_or_default();
                 t.write(by, Site::from_stack(frames));
@@ -86,6 +86,11 @@ impl Writers {
 
     pub fn of(&self, type_name: &str) -> Option<&Written> {
         self.types.get(type_name)
+    }
+
+    /// Objects of writers that found no room.
+    pub fn forgotten(&self) -> u64 {
+        self.types.values().map(|t| t.forgotten).sum()
     }
 }
 
