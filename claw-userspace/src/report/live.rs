@@ -13,8 +13,20 @@ pub fn view(r: &Report, style: Style) -> String {
 /// One line: how far it is and what it knows so far.
 pub fn progress(r: &Report) -> String {
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
-    let gc: u64 = r.targets.iter().filter_map(|t| t.gc_cycles).sum();
-    let live: f64 = r.tenants.iter().filter_map(|t| t.live_bytes).sum();
+    let cycles: Vec<u64> = r.targets.iter().filter_map(|t| t.gc_cycles).collect();
+    // Of CPython they are not seen.
+    let gc = if cycles.is_empty() {
+        String::new()
+    } else {
+        format!(", {} GC cycles", cycles.iter().sum::<u64>())
+    };
+    let holding = match r.tenants.len() {
+        0 => bytes(r.targets.iter().filter_map(|t| t.live_bytes).sum()) + " in use",
+        n => {
+            let live = r.tenants.iter().filter_map(|t| t.live_bytes).sum();
+            format!("{n} tenants holding {}", bytes(live))
+        }
+    };
     let state = match (r.summary.leaks_detected, r.summary.suspects, &r.summary.why_not_enough) {
         (0, 0, Some(_)) => "collecting evidence".to_owned(),
         (0, 0, None) => "no leak so far".to_owned(),
@@ -29,10 +41,5 @@ pub fn progress(r: &Report) -> String {
         0 => String::new(),
         n => format!(", {n} lost"),
     };
-    format!(
-        "{:>7}  {received} events{lost}, {gc} GC cycles, {} tenants holding {}: {state}",
-        seconds(r.duration_s),
-        r.tenants.len(),
-        bytes(live),
-    )
+    format!("{:>7}  {received} events{lost}{gc}, {holding}: {state}", seconds(r.duration_s),)
 }

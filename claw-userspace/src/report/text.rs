@@ -198,8 +198,9 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
         (_, None) if f.site.stack.is_empty() => "objects made".to_owned(),
         _ => "memory allocated".to_owned(),
     };
+    let verbs = if subject.starts_with("memory") { "stays and grows" } else { "stay and grow" };
     let title = format!(
-        "{number}. {}: {subject} for tenant {} in {} stays and grows by {} a minute",
+        "{number}. {}: {subject} for tenant {} in {} {verbs} by {} a minute",
         word(&f.verdict).to_uppercase(),
         f.tenant,
         f.process,
