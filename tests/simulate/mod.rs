@@ -121,7 +121,8 @@ pub fn stream(workloads: &[Workload], seconds: f64, gc: f64, seed: u64) -> Vec<I
         let p = 1.0 - (-(w.size as f64) / RATE as f64).exp();
         let samples_per_s = w.bytes_per_s / w.size as f64 * p;
         let history = match w.life {
-            Life::Short(l) | Life::Fixed(l) if w.active.0 <= 0.0 => l.min(120.0),
+            // What had died by the start lies there until the next GC.
+            Life::Short(l) | Life::Fixed(l) if w.active.0 <= 0.0 => l.min(400.0) + gc,
             _ => 0.0,
         };
         let mut t = w.active.0 - history;

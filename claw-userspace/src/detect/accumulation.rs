@@ -29,8 +29,8 @@ pub struct Evidence {
     pub survivors: Vec<Survivor>,
     /// Survivors that died after all.
     pub proven_deaths: u64,
-    /// Amount per second that died of what was there before watching began,
-    /// and its standard deviation.
+    /// Amount per second that died of what was there before watching began and
+    /// had proven to stay, and its standard deviation.
     pub offset_per_s: f64,
     pub offset_sd_per_s: f64,
     /// Survivors that in truth died, their deaths being among the events that
@@ -80,7 +80,7 @@ const Z: f64 = 1.96;
 const UNEVEN: [f64; 2] = [2.0, 4.0];
 /// How far growth has to exceed what the deaths of the time before set off.
 /// There are many sites and many looks, so 1.96 would often be chance.
-const EXCESS: [f64; 2] = [3.3, 1.0];
+const EXCESS: [f64; 2] = [4.0, 1.0];
 
 /// `None`: nothing accumulates, or it cannot be told yet.
 pub fn judge(e: &Evidence, limits: &Limits) -> Option<Accumulation> {
@@ -94,7 +94,7 @@ pub fn judge(e: &Evidence, limits: &Limits) -> Option<Accumulation> {
         return None;
     }
     let standing = usize::from(e.standing);
-    let parts = spread(&e.survivors, UNEVEN[standing])?;
+    let parts = spread(&e.survivors, e.standing)?;
 
     let sum: f64 = e.survivors.iter().map(|s| s.amount).sum();
     let squares: f64 = e.survivors.iter().map(|s| s.amount * s.amount).sum();
@@ -134,9 +134,9 @@ pub fn judge(e: &Evidence, limits: &Limits) -> Option<Accumulation> {
 }
 
 /// Are the survivors spread over the window as a steady stream is, give or take
-/// `uneven` standard deviations? Gives in how many of how many parts some were
-/// born.
-fn spread(survivors: &[Survivor], uneven: f64) -> Option<(usize, usize)> {
+/// chance? Gives in how many of how many parts some were born.
+fn spread(survivors: &[Survivor], standing: bool) -> Option<(usize, usize)> {
+    let uneven = UNEVEN[usize::from(standing)];
     let n = survivors.len() as f64;
     // The mean of n uniform times has a standard deviation of 1/√(12n).
     let mean = survivors.iter().map(|s| s.at).sum::<f64>() / n;
@@ -152,7 +152,8 @@ fn spread(survivors: &[Survivor], uneven: f64) -> Option<(usize, usize)> {
     let expected = n / parts as f64;
     let newest = counts.last().copied().unwrap_or(0);
     let too_few = (newest as f64) < expected - uneven * expected.sqrt();
-    (hit + 1 >= parts && newest > 0 && !too_few).then_some((hit, parts))
+    let goes_on = newest > 0 || standing;
+    (hit + 1 >= parts && goes_on && !too_few).then_some((hit, parts))
 }
 
 /// Interval of a Poisson mean after `n` events, `z` standard deviations to each

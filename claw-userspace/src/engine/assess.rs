@@ -91,7 +91,7 @@ impl Scope<'_> {
     ) -> Vec<u32> {
         let p = self.process;
         let limits = self.limits(kind);
-        let evidence = population.evidence(self.now_ns, &p.gc_ns, self.lost, limits.suspect as u64);
+        let evidence = population.evidence(self.now_ns, self.lost, limits.suspect as u64);
         let judged: Vec<(u32, Accumulation)> =
             evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
         if judged.is_empty() {
@@ -128,7 +128,7 @@ impl Scope<'_> {
         let p = self.process;
         let population = &p.places.population;
         let limits = self.limits(Kind::Goroutine);
-        let evidence = population.evidence(self.now_ns, &p.gc_ns, 0.0, limits.suspect as u64);
+        let evidence = population.evidence(self.now_ns, 0.0, limits.suspect as u64);
         let judged: Vec<(u32, Accumulation)> =
             evidence.iter().filter_map(|(i, e)| Some((*i, judge(e, &limits)?))).collect();
         let groups = judged.iter().map(|(i, _)| *i).collect();

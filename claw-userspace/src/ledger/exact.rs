@@ -252,7 +252,7 @@ mod tests {
         let mut p = Population::new(PROOF, 1 << 16, 100, 0);
         for i in 0..samples {
             let amount = Amount { objects: 1.0, bytes: each, variance: 0.0 };
-            p.birth(i, (TenantId(1), SiteId(1)), i, 0, amount);
+            p.birth(i, (TenantId(1), SiteId(1)), i, amount);
         }
         p
     }

@@ -6,7 +6,9 @@
 
 mod before;
 mod census;
+mod cycles;
 mod exact;
+mod foreign;
 mod holders;
 mod lifetimes;
 mod places;
@@ -56,8 +58,6 @@ const SECOND: u64 = 1_000_000_000;
 const HEAP_PROOF: Proof = Proof { age_ns: 10 * SECOND, times: 3, quantile: 0.5, gc_cycles: 2 };
 /// A goroutine lives as long as its work takes, so its peers say more.
 const GOROUTINE_PROOF: Proof = Proof { age_ns: 20 * SECOND, times: 3, quantile: 0.9, gc_cycles: 0 };
-/// GC times remembered; only the latest matter.
-const GC_TIMES: usize = 8;
 
 /// One watched process.
 #[derive(Debug)]
@@ -70,8 +70,6 @@ pub struct Process {
     /// Goroutines that stand still.
     pub places: Places,
     pub gc_cycles: u32,
-    /// Times of the latest cycles, newest last.
-    pub gc_ns: Vec<u64>,
     pub events: u64,
     pub rss_bytes: Option<u64>,
     pub threads: Option<u32>,
@@ -111,7 +109,6 @@ impl Ledger {
             before: Before::new(owner(&mut self.tenants, &info)),
             places: Places::new(GOROUTINE_PROOF, b.live, b.groups, info.t_ns),
             gc_cycles: 0,
-            gc_ns: Vec::new(),
             events: 0,
             rss_bytes: None,
             threads: None,
@@ -203,34 +200,31 @@ impl Ledger {
                 let tenant = tenant(&mut self.tenants, &p.info, label.as_ref());
                 let site = p.sites.of_stack(stack);
                 let amount = heap_amount(*size, p.info.sample_rate);
-                p.heap.birth(*addr, (tenant, site), event.t_ns, p.gc_cycles, amount);
+                p.heap.birth(*addr, (tenant, site), event.t_ns, amount);
             }
             What::Free { addr, size, bucket } => {
-                if !p.heap.death(*addr, event.t_ns, p.gc_cycles)
+                if !p.heap.death(*addr, event.t_ns)
                     && let Some(site) = p.buckets.get(bucket)
                 {
                     let amount = heap_amount(*size, p.before.rate.or(p.info.sample_rate));
-                    p.heap.foreign_death(*site, amount);
+                    p.heap.foreign_death(*site, amount, event.t_ns);
                     p.before.freed(*site, &amount);
                 }
             }
             What::GoroutineNew { id, gopc, label, stack, .. } => {
                 let tenant = tenant(&mut self.tenants, &p.info, label.as_ref());
                 let site = creation_site(&mut p.sites, *gopc, stack);
-                p.goroutines.birth(*id, (tenant, site), event.t_ns, p.gc_cycles, ONE);
+                p.goroutines.birth(*id, (tenant, site), event.t_ns, ONE);
             }
             What::GoroutineExit { id, gopc } => {
-                if !p.goroutines.death(*id, event.t_ns, p.gc_cycles) {
+                if !p.goroutines.death(*id, event.t_ns) {
                     let site = creation_site(&mut p.sites, *gopc, &[]);
-                    p.goroutines.foreign_death(site, ONE);
+                    p.goroutines.foreign_death(site, ONE, event.t_ns);
                 }
             }
             What::Gc => {
                 p.gc_cycles += 1;
-                if p.gc_ns.len() == GC_TIMES {
-                    p.gc_ns.remove(0);
-                }
-                p.gc_ns.push(event.t_ns);
+                p.heap.collected(event.t_ns);
             }
             What::Exec | What::Exit | What::EveryAlloc { .. } => {}
         }

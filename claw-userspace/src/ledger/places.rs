@@ -65,15 +65,15 @@ impl Places {
         if s.before {
             self.before.insert(s.id, id);
         } else {
-            self.population.birth(s.id, (tenant, id), s.since_ns, 0, ONE);
+            self.population.birth(s.id, (tenant, id), s.since_ns, ONE);
         }
     }
 
     pub fn moved(&mut self, id: u64, t_ns: u64) {
         match self.before.remove(&id) {
-            Some(place) => self.population.foreign_death(place, ONE),
+            Some(place) => self.population.foreign_death(place, ONE, t_ns),
             None => {
-                self.population.death(id, t_ns, 0);
+                self.population.death(id, t_ns);
             }
         }
     }

@@ -3,7 +3,12 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{lifetimes::Lifetimes, site::SiteId};
+use super::{
+    cycles::Cycles,
+    foreign::{Died, Foreign},
+    lifetimes::Lifetimes,
+    site::SiteId,
+};
 use crate::{
     detect::{Evidence, Survivor},
     tenant::TenantId,
@@ -52,14 +57,6 @@ struct Member {
     amount: Amount,
 }
 
-/// Deaths of what was born before the agent attached.
-#[derive(Clone, Copy, Debug, Default)]
-struct Foreign {
-    bytes: f64,
-    /// Sum of squares: the variance of `bytes` as a compound Poisson count.
-    squares: f64,
-}
-
 /// What is known of one (tenant, site).
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -82,6 +79,8 @@ pub struct Group {
 pub struct Population {
     proof: Proof,
     since_ns: u64,
+    /// Since then.
+    cycles: Cycles,
     live: FxHashMap<u64, Member>,
     groups: Vec<Group>,
     by_key: FxHashMap<(TenantId, SiteId), u32>,
@@ -101,6 +100,7 @@ impl Population {
         Self {
             proof,
             since_ns,
+            cycles: Cycles::default(),
             live: FxHashMap::default(),
             groups: Vec::new(),
             by_key: FxHashMap::default(),
@@ -112,17 +112,21 @@ impl Population {
         }
     }
 
+    /// A garbage collection has ended.
+    pub fn collected(&mut self, t_ns: u64) {
+        self.cycles.end(t_ns);
+    }
+
     pub fn birth(
         &mut self,
         id: u64,
         (tenant, site): (TenantId, SiteId),
         t_ns: u64,
-        gc: u32,
         amount: Amount,
     ) {
         if self.live.contains_key(&id) {
             self.missed_deaths += 1;
-            self.death(id, t_ns, gc);
+            self.death(id, t_ns);
         }
         let Some(group) = self.group(tenant, site, t_ns) else {
             self.forgotten += 1;
@@ -137,7 +141,7 @@ impl Population {
         }
         g.live.add(&amount, 1.0);
         g.live_samples += 1;
-        self.live.insert(id, Member { group, born_ns: t_ns, gc, amount });
+        self.live.insert(id, Member { group, born_ns: t_ns, gc: self.cycles.ended(), amount });
     }
 
     fn group(&mut self, tenant: TenantId, site: SiteId, t_ns: u64) -> Option<u32> {
@@ -166,14 +170,14 @@ impl Population {
     }
 
     /// False when nothing with this identity was known to be alive.
-    pub fn death(&mut self, id: u64, t_ns: u64, gc: u32) -> bool {
+    pub fn death(&mut self, id: u64, t_ns: u64) -> bool {
         let Some(m) = self.live.remove(&id) else { return false };
         let needed = self.needed_age(m.group);
         let g = &mut self.groups[m.group as usize];
         let age = t_ns.saturating_sub(m.born_ns);
         g.deaths += 1;
-        g.proven_deaths +=
-            u64::from(age > needed && gc.saturating_sub(m.gc) >= self.proof.gc_cycles);
+        let cycles = self.cycles.ended().saturating_sub(m.gc);
+        g.proven_deaths += u64::from(age > needed && cycles >= self.proof.gc_cycles);
         g.live.add(&m.amount, -1.0);
         g.live_samples = g.live_samples.saturating_sub(1);
         if g.live_samples == 0 {
@@ -185,11 +189,10 @@ impl Population {
     }
 
     /// A death of something born before the agent attached.
-    pub fn foreign_death(&mut self, site: SiteId, amount: Amount) {
+    pub fn foreign_death(&mut self, site: SiteId, amount: Amount, t_ns: u64) {
         if self.foreign.len() < self.most_groups || self.foreign.contains_key(&site) {
-            let f = self.foreign.entry(site).or_default();
-            f.bytes += amount.bytes;
-            f.squares += amount.bytes * amount.bytes;
+            let gc = self.cycles.ended();
+            self.foreign.entry(site).or_default().death(t_ns, gc, amount.bytes);
         } else {
             self.forgotten += 1;
         }
@@ -219,7 +222,7 @@ impl Population {
         let change = |g: &Group| {
             let total = site_births.get(&g.site).copied().unwrap_or(0.0);
             let share = if total > 0.0 { g.born.bytes / total } else { 0.0 };
-            g.live.bytes - self.foreign.get(&g.site).map_or(0.0, |f| f.bytes) * share
+            g.live.bytes - self.foreign.get(&g.site).map_or(0.0, |f| f.all().bytes) * share
         };
         self.groups.iter().map(change).collect()
     }
@@ -249,22 +252,24 @@ impl Population {
     }
 
     /// What is known for and against each group being a leak, for those with
-    /// at least `least` living members. `gc_ns` holds the times of the latest GC
-    /// cycles, newest last, `lost` is the share of events that did not arrive.
-    pub fn evidence(
-        &self,
-        now_ns: u64,
-        gc_ns: &[u64],
-        lost: f64,
-        least: u64,
-    ) -> Vec<(u32, Evidence)> {
+    /// at least `least` living members. `lost` is the share of events that did
+    /// not arrive.
+    pub fn evidence(&self, now_ns: u64, lost: f64, least: u64) -> Vec<(u32, Evidence)> {
         let since_ns = self.since_ns;
+        let cycles = self.proof.gc_cycles;
+        let swept = self.cycles.swept(now_ns);
         // Born before this, a member has seen enough GC cycles.
-        let cycles = self.proof.gc_cycles as usize;
-        let gc_limit = match cycles {
-            0 => now_ns,
-            n => gc_ns.len().checked_sub(n).and_then(|i| gc_ns.get(i)).copied().unwrap_or(0),
+        let gc_limit = match (cycles, swept.checked_sub(cycles)) {
+            (0, _) => now_ns,
+            (_, Some(earlier)) => self.cycles.end_of(earlier + 1).unwrap_or(0),
+            (_, None) => 0,
         };
+        // As what is born while watching has to prove that it stays, so has what
+        // was there before: only then is it like the survivors. The garbage that
+        // lay there at the start is not. It died between these two.
+        let before_from = cycles.checked_sub(1).and_then(|n| self.cycles.end_of(n)).unwrap_or(0);
+        let before_until =
+            if cycles == 0 { now_ns } else { self.cycles.end_of(swept).unwrap_or(0) };
         let mut site_births: FxHashMap<SiteId, f64> = FxHashMap::default();
         for g in &self.groups {
             *site_births.entry(g.site).or_default() += g.born.bytes;
@@ -275,18 +280,23 @@ impl Population {
             let Some(window) = until.checked_sub(since_ns).filter(|w| *w > 0) else { continue };
             let total = site_births.get(&g.site).copied().unwrap_or(0.0);
             let share = if total > 0.0 { g.born.bytes / total } else { 0.0 };
-            let watched = now_ns.saturating_sub(since_ns).max(1) as f64 / 1e9;
-            let foreign = self.foreign.get(&g.site).copied().unwrap_or_default();
+            let proven_ns = since_ns.saturating_add(self.needed_age(i));
+            let seen_ns = before_until.saturating_sub(before_from.max(proven_ns));
+            let seen_s = seen_ns.max(1) as f64 / 1e9;
+            let died = match self.foreign.get(&g.site) {
+                Some(f) if seen_ns > 0 => f.since(proven_ns, cycles..=swept),
+                _ => Died::default(),
+            };
             found.insert(
                 i,
                 Evidence {
                     window_s: window as f64 / 1e9,
-                    watched_s: watched,
+                    watched_s: now_ns.saturating_sub(since_ns) as f64 / 1e9,
                     survivors: Vec::new(),
                     proven_deaths: g.proven_deaths,
-                    offset_per_s: foreign.bytes * share / watched,
+                    offset_per_s: died.bytes * share / seen_s,
                     // A random share of the deaths: its variance shrinks with it.
-                    offset_sd_per_s: (foreign.squares * share).sqrt() / watched,
+                    offset_sd_per_s: (died.squares * share).sqrt() / seen_s,
                     missed: g.births as f64 * lost,
                     standing: g.standing,
                 },
