@@ -107,6 +107,34 @@ fn binaries_that_cannot_be_understood() {
 
 #[test]
 #[ignore = "needs root and BPF"]
+fn binary_that_cannot_be_read() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let copy = dir.path().join("unreadable");
+    std::fs::copy(build_default("patterns", &[]), &copy).unwrap();
+    // To run and not to read, for all but its owner.
+    std::os::unix::fs::chown(&copy, Some(65534), Some(65534)).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o111)).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let p = Running::start(Command::new(&copy).args(["-do", "leak"]));
+    let pid = p.pid().to_string();
+    for (verb, code, message) in [
+        ("watch", 3, "CAP_DAC_READ_SEARCH is missing"),
+        ("heap", 2, "cannot read the binary: Permission denied (os error 13): run with sudo"),
+        ("goroutines", 2, "cannot read the binary: Permission denied (os error 13): run with sudo"),
+    ] {
+        let out = Command::new("setpriv")
+            .args(["--bounding-set", "-dac_override,-dac_read_search"])
+            .args([env!("CARGO_BIN_EXE_claw-ebpf"), verb, "--pid", &pid])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{verb}: {stderr}");
+        assert!(stderr.contains(message) && stderr.lines().count() == 1, "{verb}: {stderr}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
 fn kernel_without_uprobes() {
     let script = "mount -t tmpfs none /sys/bus/event_source/devices && exec \"$@\"";
     let out = Command::new("unshare")

@@ -19,12 +19,21 @@ const MAX_TABLE: u64 = 256 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
-    #[error("cannot read the binary: {0}")]
+    #[error("cannot read the binary: {0}{remedy}", remedy = remedy(.0))]
     Io(#[from] io::Error),
     #[error("not a 64-bit little-endian ELF file: {0}")]
     Format(String),
     #[error("no file content at {0:#x}")]
     NoContent(u64),
+}
+
+fn remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": run with sudo; on a file system that shuts root out (FUSE, NFS), as its user"
+        }
+        _ => "",
+    }
 }
 
 impl From<object::Error> for ElfError {
