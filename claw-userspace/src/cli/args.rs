@@ -86,6 +86,11 @@ pub struct WatchArgs {
     #[arg(long, default_value = "0", value_parser = pause, value_name = "TIME")]
     pub max_pause: Duration,
 
+    /// Watch the children of the processes as well (and theirs), those that are
+    /// there and those that come: the workers of gunicorn, uvicorn, Celery …
+    #[arg(long)]
+    pub children: bool,
+
     /// Name of the environment, for the report
     #[arg(long, value_name = "NAME")]
     pub env: Option<String>,
@@ -171,6 +176,7 @@ impl WatchArgs {
             max_overhead: self.max_overhead,
             heap_rate: self.heap_rate,
             max_pause: self.max_pause,
+            children: self.children,
             exact,
             environment: self.env.clone(),
             tenants: Rules::parse(&self.tenant)?,

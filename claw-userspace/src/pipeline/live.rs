@@ -1,5 +1,6 @@
 //! The live loop: attach, drain, tick, and let everything go again.
 
+mod children;
 mod turn;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use children::Family;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{
@@ -119,6 +121,8 @@ struct Live<'a> {
     py_windows: Option<Option<Arc<PyWindows>>>,
     /// Processes that cannot be watched, by pid and start time.
     refused: BTreeMap<u32, u64>,
+    /// With `--children`: who belongs to the processes asked for.
+    family: Family,
     sink: Sink,
     started: Instant,
     stop: Stop,
@@ -158,6 +162,7 @@ impl<'a> Live<'a> {
             pythons: BTreeMap::new(),
             py_windows: None,
             refused: BTreeMap::new(),
+            family: Family::default(),
             sink,
             started,
             stop,
@@ -176,11 +181,18 @@ impl<'a> Live<'a> {
                         Process::open(pid).map_err(StartError::from).and_then(|p| self.start(p));
                     match started {
                         Ok(()) => {}
+                        // A shell, a supervisor: its children may be.
+                        Err(e @ StartError::Neither { .. }) if self.options.children => {
+                            self.sink.note(&format!("{e}; its children are watched"));
+                        }
                         Err(e @ StartError::Process(ProcessError::Permission(_))) => {
                             return Err(WatchError::NotPermitted(e.to_string()));
                         }
                         Err(e) => return Err(WatchError::NothingToWatch(e.to_string())),
                     }
+                }
+                if self.options.children {
+                    self.attach_children();
                 }
             }
             Select::Name(_) | Select::All => {
@@ -199,6 +211,9 @@ impl<'a> Live<'a> {
     fn start(&mut self, process: Process) -> Result<(), StartError> {
         let began = Instant::now();
         let pid = process.pid;
+        if self.options.children {
+            self.family.add(&process);
+        }
         let (probes, binaries) = (&mut self.probes, &mut self.binaries);
         let started = Watched::start(process.clone(), binaries, probes, self.cost, self.options);
         let (mut watched, info, details) = match started {
@@ -263,14 +278,7 @@ impl<'a> Live<'a> {
                 // Not refused for good: it may exec into the one looked for.
                 continue;
             }
-            let start_ticks = process.start_ticks;
-            if let Err(e) = self.start(process) {
-                self.refused.insert(pid, start_ticks);
-                if !e.is_uninteresting() {
-                    self.sink.note(&e.to_string());
-                    self.sink.put(failed("Attaching", e.to_string()));
-                }
-            }
+            self.try_to_start(process);
         }
         looked
     }
@@ -302,15 +310,15 @@ impl<'a> Live<'a> {
                     self.drain();
                     ready?.clear_ready();
                 }
-                _ = rescan.tick(), if !matches!(self.select, Select::Pids(_)) => {
-                    self.rescan();
-                }
+                _ = rescan.tick() => self.find_new(),
                 _ = tick.tick() => self.tick(),
                 _ = refresh.tick() => self.sink.refresh(),
                 _ = judge.tick() => judge.reset_after(self.judge()),
             }
             let none_left = self.targets.is_empty() && self.pythons.is_empty();
-            let over = matches!(self.select, Select::Pids(_)) && none_left;
+            let over = matches!(self.select, Select::Pids(_))
+                && none_left
+                && !(self.options.children && self.family.lives());
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
             if over || child_over || self.sink.closed {
                 break;
@@ -366,7 +374,9 @@ impl<'a> Live<'a> {
 
     fn wants(&self, process: &Process) -> bool {
         match &self.select {
-            Select::Pids(pids) => pids.contains(&process.pid),
+            Select::Pids(pids) => {
+                pids.contains(&process.pid) || self.options.children && self.family.has(process)
+            }
             Select::Name(name) => name.is_match(&process.name),
             Select::All => true,
         }

@@ -59,6 +59,8 @@ pub struct Options {
     pub heap_rate: Option<u64>,
     /// Longest that a CPython process may be stopped to be copied; zero: never.
     pub max_pause: Duration,
+    /// Watch what descends from the processes asked for as well.
+    pub children: bool,
     /// Count every allocation in windows.
     pub exact: Option<ExactOptions>,
     pub environment: Option<String>,

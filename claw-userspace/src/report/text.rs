@@ -200,10 +200,11 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     };
     let verbs = if subject.starts_with("memory") { "stays and grows" } else { "stay and grow" };
     let title = format!(
-        "{number}. {}: {subject} for tenant {} in {} {verbs} by {} a minute",
+        "{number}. {}: {subject} for tenant {} in {} (pid {}) {verbs} by {} a minute",
         word(&f.verdict).to_uppercase(),
         f.tenant,
         f.process,
+        f.pid,
         growth(f),
     );
     wrapped(out, &style.verdict(f, &title), "", "   ");

@@ -208,6 +208,33 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     })
 }
 
+/// A process and its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    pub pid: u32,
+    pub parent: u32,
+    pub start_ticks: u64,
+}
+
+/// Who descends from whom, of all processes that can be seen and have not
+/// exited.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn parents() -> io::Result<Vec<Parent>> {
+    let of = |pid: u32| {
+        let stat = read(pid, "stat").ok()?;
+        let (_, fields) = split_stat(&stat)?;
+        let exited = matches!(fields.first(), Some(&("Z" | "X")));
+        (!exited).then_some(Parent {
+            pid,
+            parent: fields.get(1)?.parse().ok()?,
+            start_ticks: fields.get(19)?.parse().ok()?,
+        })
+    };
+    Ok(all_pids()?.into_iter().filter_map(of).collect())
+}
+
 /// All pids that can be seen.
 ///
 /// # Errors
