@@ -22,6 +22,15 @@ pub enum PySite {
     Count = 2,
     /// `f(void *old, size_t nbytes)`: `PyObject_Realloc`.
     Resize = 3,
+    /// `tp_dealloc(PyObject *op)`: the object is over, and who made it says
+    /// nothing of the next at its address.
+    Dealloc = 4,
+}
+
+/// What the BPF side knows of a type: the size class of its objects, and the
+/// bytes of a block before the object.
+pub fn type_word(class: u32, before: u32) -> u32 {
+    (class & 0xff) | before << 8
 }
 
 /// `FRAME_OWNED_BY_CSTACK`: from here on a frame is no Python function's.

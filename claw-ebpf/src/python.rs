@@ -35,7 +35,7 @@ static PY_TARGETS: HashMap<u32, PyTarget> = HashMap::with_max_entries(MAX_TARGET
 #[map]
 static PY_STATS: HashMap<u32, PyStat> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// Types that grow → the size class of their objects.
+/// Types that grow → `claw_common::python::type_word`.
 #[map]
 static PY_TYPES: HashMap<PyKey, u32> = HashMap::with_max_entries(MAX_TYPES, 0);
 
@@ -58,6 +58,7 @@ static PY_LOCALS: HashMap<PyKey, PyLocal> = HashMap::with_max_entries(MAX_CODES,
 /// `pool_header`: `freeblock`, `nextpool` (`Objects/obmalloc.c`).
 const FREEBLOCK: u32 = 8;
 const NEXTPOOL: u32 = 16;
+const OB_TYPE: u32 = 8;
 
 #[uprobe]
 pub fn py_alloc(ctx: ProbeContext) -> u32 {
@@ -88,11 +89,15 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
     // SAFETY: the helper has no preconditions beyond a live context.
     let site = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let (first, second) = (c::arg0(ctx), c::arg1(ctx));
+    if site == PySite::Dealloc as u64 {
+        over(pid, first);
+        return;
+    }
     let (typ, class) = if site == PySite::Type as u64 {
         let key = PyKey { address: first, tgid: pid, _pad: 0 };
         // SAFETY: written by the agent before the window opens.
         let Some(class) = (unsafe { PY_TYPES.get(&key) }) else { return };
-        (first, *class)
+        (first, *class & 0xff)
     } else {
         let bytes = if site == PySite::Size as u64 {
             first
@@ -153,6 +158,19 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
         // SAFETY: as above.
         unsafe { add(&raw mut (*stat).entries, 1) };
     }
+}
+
+/// An object that is freed, or kept for reuse, has no writer from now on.
+#[inline(always)]
+fn over(pid: u32, object: u64) {
+    let Some(typ) = read::<u64>(object, OB_TYPE) else { return };
+    // SAFETY: written by the agent before the window opens.
+    let Some(known) = (unsafe { PY_TYPES.get(&PyKey { address: typ, tgid: pid, _pad: 0 }) }) else {
+        return;
+    };
+    let address = object.wrapping_sub(u64::from(*known >> 8));
+    // One that was there before has none.
+    let _ = PY_ENTRIES.remove(&PyKey { address, tgid: pid, _pad: 0 });
 }
 
 /// The block that pymalloc hands out next for a size class.

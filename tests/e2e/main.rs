@@ -10,6 +10,7 @@ mod container;
 mod errors;
 mod exact;
 mod leaks;
+mod pyservices;
 mod python;
 mod services;
 mod targets;

@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod eval;
 mod leaksuite;
+mod pyservices;
 mod services;
 mod test;
 mod toolchain;
@@ -29,6 +30,9 @@ enum Cli {
     Leaksuite(leaksuite::Args),
     /// Measure the verdicts over series against known truth and other detectors
     Eval(eval::Args),
+    /// Watch real Python services of several tenants, as root, on each Python of
+    /// this machine, and compare with what they leak; writes docs/python-services.md
+    Pyservices,
     /// Watch etcd and caddy under load, as root, and compare with their own profiles
     Soak(services::Args),
     /// Run every test, those on real processes with real probes included
@@ -43,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Cli::Demo => demo::run(&root),
         Cli::Leaksuite(args) => leaksuite::run(&root, &args),
         Cli::Eval(args) => eval::run(&root, &args),
+        Cli::Pyservices => pyservices::run(&root),
         Cli::Soak(args) => services::soak(&root, &args),
         Cli::Test(args) => test::run(&root, &args),
     }

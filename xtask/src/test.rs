@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     command::{apt_install, is_root, output},
-    leaksuite, services, toolchain,
+    leaksuite, pyservices, services, toolchain,
 };
 
 #[derive(clap::Args)]
@@ -34,6 +34,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     if with_root {
         services::install(root, &go)?;
+        pyservices::install(root)?;
         if output(Command::new("runc").arg("--version")).is_err() {
             apt_install(&["runc"], "the test in a container")?;
         }

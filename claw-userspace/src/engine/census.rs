@@ -26,6 +26,8 @@ const WARM_UP: f64 = 60.0;
 /// Objects of a type of the standard library's that come with one of the
 /// service's own, at most: its dict, its numbers, its strings.
 const COMPANIONS: f64 = 8.0;
+/// Types of the interpreter's own whose objects hold others.
+const HOLD_OTHERS: [&str; 5] = ["dict", "list", "set", "frozenset", "tuple"];
 /// How far the growth of a container may be from that of what it holds.
 const AS_FAST: [f64; 2] = [0.5, 2.0];
 
@@ -64,22 +66,28 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
         // Large tables and buffers grow with the objects that own them.
         .filter(|outside| outside.per_minute > all_bytes);
     // What comes with the service's own objects, or with what grows outside
-    // the pools, is theirs; of the rest one is named, the one with the most
-    // bytes.
-    let mut named_other = outside.is_some();
-    for g in &growing {
-        if !is_own(g.name) {
-            if g.objects_per_minute <= own * COMPANIONS || named_other {
-                continue;
-            }
-            named_other = true;
-        }
+    // the pools, is theirs; of the rest one is named.
+    let is_other = |g: &&Growing<'_>| !is_own(g.name) && g.objects_per_minute > own * COMPANIONS;
+    let others: Vec<&Growing<'_>> =
+        growing.iter().filter(is_other).filter(|_| outside.is_none()).collect();
+    let other = outermost(&others).map(|g| g.name);
+    for g in growing.iter().filter(|g| is_own(g.name) || other == Some(g.name)) {
         found.extend(scope.heap(g, all_bytes));
     }
     if let Some(outside) = &outside {
         found.insert(format!("{}/census//outside", p.info.pid), scope.outside(outside));
     }
     found
+}
+
+/// Of the interpreter's own types that grow together, largest first, the one
+/// that is likely to hold the others: strings and numbers do not.
+fn outermost<'a>(growing: &[&'a Growing<'a>]) -> Option<&'a Growing<'a>> {
+    let first = growing.first()?;
+    let holds =
+        |g: &&&Growing<'_>| HOLD_OTHERS.contains(&g.name) || g.name.starts_with("collections.");
+    let many = |g: &&&Growing<'_>| g.objects_per_minute * COMPANIONS >= first.objects_per_minute;
+    Some(growing.iter().filter(many).find(holds).unwrap_or(first))
 }
 
 struct Scope<'a> {

@@ -10,9 +10,11 @@ use crate::{
     tenant,
 };
 
-/// How much a site is worth where the interpreter reuses freed objects: the
-/// object at its address may be the second since it was allocated.
+/// How much a site is worth where the end of objects is not seen: the object at
+/// its address may be the second since it was allocated.
 const REUSED: f64 = 0.7;
+/// … and at least where it is, however few objects have a known writer.
+const EXACT: f64 = 0.9;
 /// Share from which on the writer's is all of the type's.
 const ALL: f64 = 0.95;
 
@@ -24,7 +26,8 @@ pub fn of_writer(
     written: &Written,
     writer: &Writer,
 ) -> model::Finding {
-    let share = writer.stayed as f64 / written.stayed.max(1) as f64;
+    // Of those whose writer is known: that of the others is nobody's for now.
+    let share = writer.stayed as f64 / written.entered.max(1) as f64;
     let tenant = writer.tenant.clone().or_else(|| process.info.default_tenant.clone());
     let tenant = tenant.unwrap_or_else(|| tenant::NONE.to_owned());
     let mut f = whole.clone();
@@ -32,8 +35,11 @@ pub fn of_writer(
     f.id = model::finding_id(&process.info.name, f.kind, &tenant, &subject);
     f.tenant = tenant;
     f.site = describe(&writer.site);
-    let known = written.coverage() * if written.reused { REUSED } else { 1.0 };
-    f.confidence = model::rounded(f.confidence * known.min(1.0));
+    let known = written.coverage().min(1.0);
+    // Where the end of objects is seen every writer that is known is the right
+    // one, and others are as likely to be the same.
+    let known = if written.reused { known * REUSED } else { known.max(EXACT) };
+    f.confidence = model::rounded(f.confidence * known);
     if share < ALL {
         let part = |v: Option<f64>| v.map(|v| v * share);
         f.growth = model::Growth {
@@ -57,8 +63,8 @@ pub fn of_writer(
         writer.allocated
     );
     if written.reused {
-        proof += "; the interpreter keeps freed ones for reuse, so that some may have had another \
-                  writer since";
+        proof += "; the end of objects is not seen, so that some may be the second at their \
+                  address";
     }
     f.evidence.push(model::Evidence {
         kind: EvidenceKind::Proof,
@@ -76,15 +82,21 @@ pub fn of_writer(
 
 /// What windows could not tell of a type.
 pub fn unknown(written: &Written, type_name: &str) -> model::Evidence {
-    model::Evidence {
-        kind: EvidenceKind::Proof,
-        detail: format!(
-            "of {} objects of {} that came in a window and stayed, {:.0} % have a known writer: \
-             the others did not pass through an allocator that can be probed in this build",
+    let name = clean(type_name);
+    let detail = if written.stayed == 0 {
+        format!(
+            "in windows far more objects of {name} came and left than became more, as in a cache \
+             that is full, and none of the containers that grow has them: who makes those that \
+             stay is not known"
+        )
+    } else {
+        format!(
+            "of {} objects of {name} that came in a window and stayed, {:.0} % have a known \
+             writer: the others did not pass through an allocator that can be probed in this build",
             written.stayed,
-            clean(type_name),
             written.coverage() * 100.0
-        ),
-        value: Some(written.coverage()),
-    }
+        )
+    };
+    let value = (written.stayed > 0).then(|| written.coverage());
+    model::Evidence { kind: EvidenceKind::Proof, detail, value }
 }

@@ -1,36 +1,103 @@
 //! What stayed of each type at the end of a window, by who allocated it.
 
-use rustc_hash::FxHashMap;
+use claw_common::PyEntry;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::pystacks::Stacks;
+use super::pystacks::{Stacks, tenant};
 use crate::{
-    stream::{PyGain, PyWriter},
+    stream::{PyGain, PyWindow, PyWriter},
     symbol::Frame,
 };
 
 /// Writers of one type that a window carries: a leak has few.
 const MOST_WRITERS: usize = 64;
-/// Interpreter's own types of which freed objects are kept for reuse
-/// (`Include/internal/pycore_freelist.h` and before it each type's file).
-const REUSED: [&str; 8] =
-    ["list", "dict", "tuple", "float", "slice", "frame", "Context", "_contextvars.Context"];
+/// Objects in containers that grow from which on those alone count …
+const FEWEST: usize = 4;
+
+/// An object that came while the window was open and stayed.
+pub struct Fresh {
+    pub at: u64,
+    pub typ: u32,
+    pub entry: Option<PyEntry>,
+}
+
+/// Whose objects of a type count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// Those that containers own which grow. The others come and go, as in a
+    /// cache that is full.
+    Held,
+    All,
+    /// Nobody's: what came is far more than what became more, and nothing tells
+    /// the one from the other.
+    None,
+}
+
+impl Counts {
+    /// `net`: objects of the type that are more now, whoever holds them.
+    fn of(all: usize, held: usize, net: i64) -> Self {
+        let net = usize::try_from(net).unwrap_or(0);
+        // Containers that grow by less than half of the net gain are not where
+        // it goes.
+        if held >= FEWEST && held * 2 >= net.min(all) {
+            Self::Held
+        } else if net * 2 >= all {
+            Self::All
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// What stayed of each type in `names`, by who allocated it. `held` are the
+/// objects that growing containers own, `net` by how much each type has become
+/// more, `half` the middle of the window.
+pub fn gains(
+    names: &[String],
+    exact: &[bool],
+    fresh: &[Fresh],
+    held: &FxHashSet<u64>,
+    net: &[i64],
+    half: u64,
+    stacks: &Stacks<'_>,
+) -> Vec<PyGain> {
+    let of_type = |(typ, name): (u32, &String)| {
+        let all = || fresh.iter().filter(|f| f.typ == typ);
+        let held_ones = all().filter(|f| held.contains(&f.at)).count();
+        let net = net.get(typ as usize).copied().unwrap_or(0);
+        let counts = Counts::of(all().count(), held_ones, net);
+        let mut gain = Gain { held: counts == Counts::Held, stayed: 0, by: FxHashMap::default() };
+        for f in all() {
+            let counted = match counts {
+                Counts::All => true,
+                Counts::Held => held.contains(&f.at),
+                Counts::None => false,
+            };
+            if counted {
+                gain.add(f.entry.as_ref().and_then(|entry| {
+                    let stack = stacks.id(entry.stack)?;
+                    Some((tenant(&entry.label), stack, entry.time_ns < half))
+                }));
+            }
+        }
+        let exact = exact.get(typ as usize) == Some(&true);
+        gain.finish(name, !exact, stacks)
+    };
+    (0..).zip(names).map(of_type).collect()
+}
 
 /// By tenant and stack: stayed, and of those the early ones.
-pub struct Gain {
+struct Gain {
     /// Only those in containers that grow count.
-    pub held: bool,
+    held: bool,
     stayed: u64,
     by: FxHashMap<(Option<String>, u32), (u64, u64)>,
 }
 
 impl Gain {
-    pub fn new(held: bool) -> Self {
-        Self { held, stayed: 0, by: FxHashMap::default() }
-    }
-
     /// One more that stayed; its tenant and stack where they are known, and
     /// whether it was allocated in the first half of the window.
-    pub fn add(&mut self, writer: Option<(Option<String>, u32, bool)>) {
+    fn add(&mut self, writer: Option<(Option<String>, u32, bool)>) {
         self.stayed += 1;
         if let Some((tenant, stack, early)) = writer {
             let (stayed, early_ones) = self.by.entry((tenant, stack)).or_default();
@@ -40,7 +107,7 @@ impl Gain {
     }
 
     /// The largest writers come first; the least of very many are left out.
-    pub fn finish(self, name: &str, stacks: &Stacks<'_>) -> PyGain {
+    fn finish(self, name: &str, reused: bool, stacks: &Stacks<'_>) -> PyGain {
         let mut by: Vec<PyWriter> = self
             .by
             .into_iter()
@@ -61,7 +128,7 @@ impl Gain {
             type_name: name.to_owned(),
             stayed: self.stayed,
             entered,
-            reused: REUSED.contains(&name),
+            reused,
             held: self.held,
             by,
         }
@@ -82,9 +149,47 @@ pub fn carried(gains: &mut [PyGain], all: Vec<Vec<Frame>>) -> Vec<Vec<Frame>> {
     stacks
 }
 
+/// A window, for the log.
+pub fn describe(seen: &PyWindow) -> String {
+    let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
+    let gains: Vec<String> = seen
+        .gains
+        .iter()
+        .map(|g| match g.stayed {
+            0 => format!("{} no object beyond those that left", g.type_name),
+            all => format!("{} of {all} objects of {}", g.entered, g.type_name),
+        })
+        .collect();
+    let missed: Vec<String> =
+        seen.lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect();
+    format!(
+        "process {}: {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate): of what \
+         stayed, the writer is known of {}{}",
+        seen.pid,
+        seen.functions.join(", "),
+        open / 1e9,
+        seen.hits,
+        seen.lost_work_ns / open.max(1.0) * 100.0,
+        gains.join(", "),
+        missed.concat()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_cache_hides_no_leak_and_is_none() {
+        // Of 436 that came 109 are in a list that grows, the rest in a full one.
+        assert_eq!(Counts::of(436, 109, 105), Counts::Held);
+        assert_eq!(Counts::of(436, 0, 3), Counts::None);
+        assert_eq!(Counts::of(436, 0, -40), Counts::None);
+        // In no container that is known.
+        assert_eq!(Counts::of(130, 0, 110), Counts::All);
+        assert_eq!(Counts::of(1000, 10, 900), Counts::All, "the list is not where they go");
+        assert_eq!(Counts::of(0, 0, 0), Counts::All);
+    }
 
     #[test]
     fn only_the_stacks_of_writers_are_carried() {

@@ -15,7 +15,7 @@ use super::{
     duty::Duty,
     holders::Looks,
     owner::Owner,
-    pywindow::{self, Open, Watch},
+    pywindow::{self, NoWindow, Open, Watch},
 };
 use crate::{
     probe::{HitCost, PyWindows},
@@ -46,11 +46,15 @@ const MOST_PLACES: usize = 8;
 /// while, and the time until the next, ns.
 const ENOUGH: u64 = 200;
 const REST_NS: u64 = 300_000_000_000;
+/// Until it is tried again where a window could not be opened, ns.
+const AGAIN_NS: u64 = 15_000_000_000;
 /// Windows of one process, at most: what they cannot see they never will.
 const MOST_WINDOWS: u32 = 60;
 /// Censuses in a row in which a container has grown, for what it holds to be
 /// taken for what stays.
 const IN_A_ROW: u32 = 3;
+/// Censuses in a row that may miss one.
+const MOST_MISSED: u32 = 2;
 /// Growth of a container between two censuses below which it is left aside.
 const FEW: u64 = 4;
 
@@ -62,11 +66,18 @@ pub struct WatchedPython {
     not_before_ns: u64,
     /// Elements of the containers of the last census, by address.
     elements: FxHashMap<u64, u64>,
-    /// Those that have grown, with the number of censuses in a row that they
-    /// have.
-    growing: FxHashMap<u64, u32>,
+    /// Those that grow.
+    growing: FxHashMap<u64, Streak>,
     windows: Windows,
     holders: Looks,
+}
+
+/// Censuses in a row in which a container has grown, and those since that have
+/// not seen it: its pool may just have changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Streak {
+    grown: u32,
+    missed: u32,
 }
 
 /// The windows of one process.
@@ -80,6 +91,8 @@ struct Windows {
     known: FxHashMap<String, u64>,
     rest_until_ns: u64,
     opened: u32,
+    /// Why the last one could not be opened, for now.
+    refused: Option<String>,
 }
 
 impl WatchedPython {
@@ -134,6 +147,7 @@ impl WatchedPython {
                 known: FxHashMap::default(),
                 rest_until_ns: 0,
                 opened: 0,
+                refused: None,
             },
         };
         Ok((watched, info))
@@ -230,7 +244,7 @@ impl WatchedPython {
         let Some(windows) = load() else { return };
         w.opened += 1;
         let mut containers: Vec<u64> =
-            self.growing.iter().filter(|(_, n)| **n >= IN_A_ROW).map(|(at, _)| *at).collect();
+            self.growing.iter().filter(|(_, s)| s.grown >= IN_A_ROW).map(|(at, _)| *at).collect();
         containers.sort_unstable();
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
         let watch = Watch { process, windows, types, containers, rules, cost };
@@ -243,29 +257,46 @@ impl WatchedPython {
         let w = &mut self.windows;
         let open = w.open.take_if(|open| now || open.is_over())?;
         let (duty, seen) = open.end(now)?;
-        if let Ok(seen) = &seen {
-            w.duty = Some(duty);
-            for gain in &seen.gains {
-                *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
+        match seen {
+            Ok(seen) => {
+                (w.duty, w.refused) = (Some(duty), None);
+                for gain in &seen.gains {
+                    *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
+                }
+                Some(Ok(seen))
+            }
+            Err(NoWindow::Lasting(why)) => Some(Err(why)),
+            Err(NoWindow::Passing(why)) => {
+                w.duty = Some(duty);
+                w.rest_until_ns = monotonic_ns() + AGAIN_NS;
+                w.opened -= 1;
+                let news = w.refused.as_ref() != Some(&why);
+                w.refused = Some(why.clone());
+                news.then_some(Err(why))
             }
         }
-        Some(seen)
     }
 
     /// Containers that have grown since the last census and have a name.
     fn grown(&mut self, census: &Census) -> Vec<Grown> {
-        let now: FxHashMap<u64, u64> =
+        let mut now: FxHashMap<u64, u64> =
             census.containers.iter().map(|c| (c.address, c.elements)).collect();
         let longer =
             |c: &&Container| self.elements.get(&c.address).is_some_and(|e| c.elements > *e);
         let again = std::mem::take(&mut self.growing);
-        let streak = |at: u64| again.get(&at).map_or(1, |n| n + 1);
+        let streak = |at: u64| again.get(&at).map_or(0, |s| s.grown) + 1;
         self.growing = census
             .containers
             .iter()
             .filter(longer)
-            .map(|c| (c.address, streak(c.address)))
+            .map(|c| (c.address, Streak { grown: streak(c.address), missed: 0 }))
             .collect();
+        for (at, s) in &again {
+            if s.missed < MOST_MISSED && !now.contains_key(at) {
+                self.growing.insert(*at, Streak { missed: s.missed + 1, ..*s });
+                now.insert(*at, self.elements.get(at).copied().unwrap_or(0));
+            }
+        }
         let before = std::mem::replace(&mut self.elements, now);
         let mut grown: Vec<(u64, usize)> = (0..)
             .zip(&census.containers)

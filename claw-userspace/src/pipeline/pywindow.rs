@@ -2,6 +2,7 @@
 //! tells what stayed. Runs on a thread of its own: it waits, and reads much.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,25 +12,26 @@ use std::{
 };
 
 use claw_common::{
-    PyEntry, PyLocal, PyStat, PyTarget,
-    python::{MAX_VARIABLES, PyVariable},
+    PyLocal, PyStat, PyTarget,
+    python::{MAX_VARIABLES, PyVariable, type_word},
 };
 use rustc_hash::FxHashSet;
 
 use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
-    pygain::{Gain, carried},
-    pystacks::{Stacks, tenant},
+    pygain::{Fresh, carried, gains},
+    pystacks::Stacks,
     windows::{INDIRECT, Usage},
 };
 use crate::{
-    probe::{HitCost, Passes, PyPlan, PyWindows},
+    probe::{HitCost, Passes, ProbeError, PyPlan, PyWindows},
     report::clean::clean,
-    stream::{PyGain, PyWindow},
+    stream::PyWindow,
     target::{
         cpython::{
             census::Census,
+            graph::owned,
             layout::{self, flags},
             live::{Inside, LiveError, LivePython},
             members::{self, Members, Wanted},
@@ -52,9 +54,15 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// Budget that is saved up for one, as if it were spent over this long, ns.
 const SAVED_NS: f64 = 10e9;
 const ALL_CLASSES: u32 = u32::MAX;
-/// Share of a type's objects that has to be in containers that grow for those
-/// alone to count: then the others come and go, as in a cache that is full.
-const HELD: f64 = 0.3;
+
+/// Why a window could not be opened.
+#[derive(Debug)]
+pub enum NoWindow {
+    /// Now: it may be tried again.
+    Passing(String),
+    /// In this build, or on this kernel.
+    Lasting(String),
+}
 
 /// What a window is to see, and may cost.
 pub struct Watch {
@@ -73,7 +81,7 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct Open {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(Duty, Result<PyWindow, String>)>,
+    thread: JoinHandle<(Duty, Result<PyWindow, NoWindow>)>,
 }
 
 /// The budget of a process's windows.
@@ -100,7 +108,7 @@ impl Open {
 
     /// Wait for its end, which comes soon when `now`: then what it has seen so
     /// far is what it gives.
-    pub fn end(self, now: bool) -> Option<(Duty, Result<PyWindow, String>)> {
+    pub fn end(self, now: bool) -> Option<(Duty, Result<PyWindow, NoWindow>)> {
         if now {
             self.stop.store(true, Ordering::Relaxed);
             self.thread.thread().unpark();
@@ -116,6 +124,8 @@ struct Ready {
     inside: Inside,
     names: Vec<String>,
     wanted: Vec<Wanted>,
+    /// An entry is that of the very object.
+    exact: Vec<bool>,
     /// Size classes of their objects.
     classes: u32,
     plan: PyPlan,
@@ -123,31 +133,31 @@ struct Ready {
     types: Vec<(u64, u32)>,
 }
 
-fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWindow, String> {
+fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWindow, NoWindow> {
     let pid = watch.process.pid;
     let ready = prepare(watch)?;
-    let text = |e: crate::probe::ProbeError| e.to_string();
+    let refused = |e: ProbeError| NoWindow::Lasting(e.to_string());
+    let full = |e: ProbeError| NoWindow::Passing(e.to_string());
     let (mut on, off) = (ready.target, ready.target);
     on.active = 1;
     let mut usage = Usage::new(pid, monotonic_ns());
     let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
     let trap = if ready.plan.stepped == 0 { watch.cost.emulated } else { watch.cost.stepped };
     let mut account = Account { trap, program: f64::MAX, paid: PyStat::default(), lost_ns: 0.0 };
-    let gone = |e: LiveError| e.to_string();
-    let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(text)?;
-    watch.windows.set(pid, on).map_err(text)?;
+    let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(refused)?;
+    watch.windows.set(pid, on).map_err(full)?;
     // Long enough to learn where most functions keep their tenant.
     for _ in 0..WARM_UP {
         thread::park_timeout(LOOK);
         stacks.look(&watch.windows, pid);
         if learn_node(&ready.live, watch.windows.stat(pid).unknown_node, &mut on) {
-            watch.windows.set(pid, on).map_err(text)?;
+            watch.windows.set(pid, on).map_err(full)?;
         }
     }
     let from_ns = monotonic_ns();
     // Taken while it is open, as the one at its end: every object that is in
     // the second and not in the first was allocated meanwhile.
-    let before = find(&ready).map_err(gone)?;
+    let before = find(&ready)?;
     let walk = monotonic_ns().saturating_sub(from_ns) as f64;
     let mut to_ns;
     loop {
@@ -164,8 +174,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         let rate = account.lost_ns / to_ns.saturating_sub(from_ns).max(1) as f64;
         duty.expect_tail(rate * walk);
     }
-    let after = find(&ready).map_err(gone)?;
-    let held = contents(&ready.live, &watch.containers);
+    let after = find(&ready)?;
     let mut fresh: Vec<Fresh> = Vec::new();
     for (at, typ) in &after.objects {
         let block = ready.wanted.get(*typ as usize).and_then(|w| at.checked_sub(w.before as u64));
@@ -178,7 +187,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
             fresh.push(Fresh { at: *at, typ: *typ, entry });
         }
     }
-    watch.windows.set(pid, off).map_err(text)?;
+    watch.windows.set(pid, off).map_err(full)?;
     stacks.look(&watch.windows, pid);
     stacks.count(&watch.windows, pid);
     drop(links);
@@ -191,26 +200,12 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     if let Some(checked) = &checked {
         fresh.retain(|f| checked.objects.get(&f.at) == Some(&f.typ));
     }
+    // Later than the walk: what came to a container since is not among them.
+    let held = owned(&ready.live.objects(), &watch.containers);
+    let later: Vec<&Members> = [&after].into_iter().chain(&checked).collect();
+    let net = net(&before, &later, ready.names.len());
     let half = from_ns + (to_ns - from_ns) / 2;
-    let mut gains: Vec<Gain> = (0u32..)
-        .zip(&ready.names)
-        .map(|(typ, _)| {
-            let all = fresh.iter().filter(|f| f.typ == typ).count();
-            let held = fresh.iter().filter(|f| f.typ == typ && held.contains(&f.at)).count();
-            Gain::new(held as f64 >= all as f64 * HELD)
-        })
-        .collect();
-    for f in &fresh {
-        let Some(gain) = gains.get_mut(f.typ as usize) else { continue };
-        if gain.held && !held.contains(&f.at) {
-            continue;
-        }
-        let writer = f.entry.as_ref().and_then(|entry| {
-            let stack = stacks.id(entry.stack)?;
-            Some((tenant(&entry.label), stack, entry.time_ns < half))
-        });
-        gain.add(writer);
-    }
+    let mut gains = gains(&ready.names, &ready.exact, &fresh, &held, &net, half, &stacks);
     let lost = [
         ("python_new_pool", stat.no_block),
         ("python_no_stack", stat.no_stack),
@@ -218,8 +213,6 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         ("python_objects_cut", u64::from(after.cut || before.cut)),
         ("python_code_unreadable", stacks.unreadable),
     ];
-    let mut gains: Vec<PyGain> =
-        ready.names.iter().zip(gains).map(|(name, gain)| gain.finish(name, &stacks)).collect();
     let stacks = carried(&mut gains, stacks.frames());
     Ok(PyWindow {
         pid,
@@ -235,17 +228,17 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     })
 }
 
-/// An object that came while the window was open.
-struct Fresh {
-    at: u64,
-    typ: u32,
-    entry: Option<PyEntry>,
-}
-
-/// What the containers hold.
-fn contents(live: &LivePython, containers: &[u64]) -> FxHashSet<u64> {
-    let objects = live.objects();
-    containers.iter().flat_map(|at| members::contents(&objects, *at)).collect()
+/// By type, how many objects there are more than before: the least of what
+/// each of the `later` walks says, since each may have come in a burst.
+fn net(before: &Members, later: &[&Members], types: usize) -> Vec<i64> {
+    let count = |members: &Members, typ: usize| {
+        members.objects.values().filter(|t| **t as usize == typ).count() as i64
+    };
+    let of = |typ| {
+        let then = later.iter().map(|m| count(m, typ)).min().unwrap_or(0);
+        then - count(before, typ)
+    };
+    (0..types).map(of).collect()
 }
 
 struct Account {
@@ -289,16 +282,20 @@ fn settle(stopped: &AtomicBool) -> bool {
     false
 }
 
-fn find(ready: &Ready) -> Result<Members, LiveError> {
-    let regions = ready.live.regions()?;
+fn find(ready: &Ready) -> Result<Members, NoWindow> {
+    let regions = ready.live.regions().map_err(gone)?;
     Ok(members::find(&ready.live.objects(), &regions, &ready.wanted, ready.classes))
 }
 
-fn prepare(watch: &Watch) -> Result<Ready, String> {
-    let live = LivePython::open(watch.process.clone()).map_err(|e| e.to_string())?;
-    let inside = live.inside()?;
+fn gone(e: LiveError) -> NoWindow {
+    NoWindow::Passing(e.to_string())
+}
+
+fn prepare(watch: &Watch) -> Result<Ready, NoWindow> {
+    let live = LivePython::open(watch.process.clone()).map_err(gone)?;
+    let inside = live.inside().map_err(NoWindow::Passing)?;
     let objects = live.objects();
-    let census = live.census().map_err(|e| e.to_string())?.census;
+    let census = live.census().map_err(gone)?.census;
     let rows = || census.rows.iter().filter(|r| watch.types.contains(&clean(&r.type_name)));
     let (mut names, mut wanted) = (Vec::new(), Vec::new());
     for row in rows() {
@@ -307,7 +304,7 @@ fn prepare(watch: &Watch) -> Result<Ready, String> {
             wanted.push(w);
         }
     }
-    let regions = live.regions().map_err(|e| e.to_string())?;
+    let regions = live.regions().map_err(gone)?;
     let before = members::find(&objects, &regions, &wanted, ALL_CLASSES);
     let passes: FxHashSet<Passes> = wanted
         .iter()
@@ -317,17 +314,27 @@ fn prepare(watch: &Watch) -> Result<Ready, String> {
         .collect();
     let passes: Vec<Passes> = Passes::ALL.into_iter().filter(|p| passes.contains(p)).collect();
     if passes.is_empty() {
-        return Err("the types that grow are gone".into());
+        return Err(NoWindow::Passing("of the types that grow no object is left".into()));
     }
-    let plan = PyPlan::of(&live.python, &passes)?;
+    let dealloc = |w: &Wanted| live.word(w.address + layout::TP_DEALLOC).unwrap_or(0);
+    let of = |w: &Wanted| {
+        objects.type_at(w.address).map_or(&[][..], |t| self::passes(&live, t.address, t.flags))
+    };
+    // Without this the next object at an address would be taken for the one
+    // whose allocation was seen: freed ones are kept for reuse.
+    let kept = wanted.iter().filter(|w| of(w).contains(&Passes::Collected));
+    let deallocs: BTreeSet<u64> = kept.map(dealloc).collect();
+    let plan = PyPlan::of(&live.python, &passes, &deallocs).map_err(NoWindow::Lasting)?;
+    let exact =
+        wanted.iter().map(|w| of(w) == [Passes::Instances] || plan.sees_end(dealloc(w))).collect();
     let types = wanted
         .iter()
         .enumerate()
-        .filter_map(|(i, w)| Some((w.address, before.class(i)?)))
+        .filter_map(|(i, w)| Some((w.address, type_word(before.class(i)?, w.before as u32))))
         .collect();
     let target = target(watch, &live, &inside, &census, &before);
     let classes = before.all_classes();
-    Ok(Ready { live, inside, names, wanted, classes, plan, target, types })
+    Ok(Ready { live, inside, names, wanted, exact, classes, plan, target, types })
 }
 
 /// Which allocators the objects of a type come from.
@@ -432,29 +439,6 @@ fn variables(watch: &Watch, live: &LivePython, census: &Census) -> Vec<PyVariabl
 fn hamt_hash(hash: u64) -> u32 {
     let folded = (hash as u32) ^ ((hash >> 32) as u32);
     if folded == u32::MAX { u32::MAX - 1 } else { folded }
-}
-
-/// A window, for the log.
-pub fn describe(seen: &PyWindow) -> String {
-    let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
-    let gains: Vec<String> = seen
-        .gains
-        .iter()
-        .map(|g| format!("{} of {} objects of {}", g.entered, g.stayed, g.type_name))
-        .collect();
-    let missed: Vec<String> =
-        seen.lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect();
-    format!(
-        "process {}: {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate); of what \
-         stayed, the writer is known of {}{}",
-        seen.pid,
-        seen.functions.join(", "),
-        open / 1e9,
-        seen.hits,
-        seen.lost_work_ns / open.max(1.0) * 100.0,
-        gains.join(", "),
-        missed.concat()
-    )
 }
 
 /// What a local variable is to the BPF side.

@@ -1,7 +1,7 @@
 //! Where a window on a CPython process sits: the allocators that its build
 //! passes through, by the exported names.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use claw_common::PySite;
 use iced_x86::Register;
@@ -10,7 +10,10 @@ use super::{
     link::Place,
     site::{self, C_ARGUMENTS},
 };
-use crate::target::{cpython::binary::Python, elf::Elf};
+use crate::target::{
+    cpython::binary::Python,
+    elf::{Elf, ElfError},
+};
 
 /// Bytes of a function that are looked at.
 const HEAD: usize = 96;
@@ -53,12 +56,20 @@ pub struct PyPlan {
     pub functions: Vec<&'static str>,
     /// At an instruction that the kernel has to step.
     pub stepped: usize,
+    /// `tp_dealloc` in memory, of those that are probed.
+    ends: Vec<u64>,
 }
 
 impl PyPlan {
     /// # Errors
     /// In words, when the file cannot be read or has none of the functions.
-    pub fn of(python: &Python, passes: &[Passes]) -> Result<Self, String> {
+    /// Of `deallocs`, the `tp_dealloc` of types as it is in memory, one that is
+    /// not in this file is left out: see [`Self::sees_end`].
+    pub fn of(
+        python: &Python,
+        passes: &[Passes],
+        deallocs: &BTreeSet<u64>,
+    ) -> Result<Self, String> {
         let elf = Elf::open(&python.opened).map_err(|e| e.to_string())?;
         let wanted: Vec<_> = passes.iter().flat_map(|p| p.functions()).copied().collect();
         let symbols = elf.dynamic_symbols(|name| wanted.iter().any(|(n, _)| *n == name));
@@ -67,29 +78,53 @@ impl PyPlan {
             places: Vec::new(),
             functions: Vec::new(),
             stepped: 0,
+            ends: Vec::new(),
         };
         for (name, site) in wanted {
             let Some((_, entry)) = symbols.iter().find(|(n, _)| n == name) else { continue };
-            let mut code = [0; HEAD];
-            elf.read(*entry, &mut code).map_err(|e| format!("code of {name}: {e}"))?;
-            let at = site::with_arguments(&code, *entry, needed(site));
-            let Some(file_offset) = elf.file_offset(at) else { continue };
-            let offset = usize::try_from(at - entry).unwrap_or(0);
-            let cheap = code.get(offset..).is_some_and(site::is_cheap);
-            plan.stepped += usize::from(!cheap);
-            plan.places.push(Place { file_offset, cookie: site as u64 });
-            plan.functions.push(name);
+            if plan.add(&elf, *entry, site).map_err(|e| format!("code of {name}: {e}"))? {
+                plan.functions.push(name);
+            }
         }
         if plan.places.is_empty() {
             return Err(format!("{} exports no allocator that could be probed", python.file));
         }
+        for dealloc in deallocs {
+            let entry = dealloc.wrapping_sub(python.bias);
+            let code = elf.segment(entry).is_some_and(|s| s.executable);
+            // A function of another file, or no function at all.
+            if code && plan.add(&elf, entry, PySite::Dealloc).unwrap_or(false) {
+                plan.ends.push(*dealloc);
+            }
+        }
+        if !plan.ends.is_empty() {
+            plan.functions.push("tp_dealloc");
+        }
         Ok(plan)
+    }
+
+    /// Whether the end of objects whose type has this `tp_dealloc` is seen.
+    pub fn sees_end(&self, dealloc: u64) -> bool {
+        self.ends.contains(&dealloc)
+    }
+
+    /// A probe in the function at `entry`; false when it is not in the file.
+    fn add(&mut self, elf: &Elf, entry: u64, site: PySite) -> Result<bool, ElfError> {
+        let mut code = [0; HEAD];
+        elf.read(entry, &mut code)?;
+        let at = site::with_arguments(&code, entry, needed(site));
+        let Some(file_offset) = elf.file_offset(at) else { return Ok(false) };
+        let offset = usize::try_from(at - entry).unwrap_or(0);
+        let cheap = code.get(offset..).is_some_and(site::is_cheap);
+        self.stepped += usize::from(!cheap);
+        self.places.push(Place { file_offset, cookie: site as u64 });
+        Ok(true)
     }
 }
 
 fn needed(site: PySite) -> &'static [Register] {
     match site {
-        PySite::Type | PySite::Size => &[C_ARGUMENTS[0]],
+        PySite::Type | PySite::Size | PySite::Dealloc => &[C_ARGUMENTS[0]],
         PySite::Count => &C_ARGUMENTS,
         PySite::Resize => &[C_ARGUMENTS[1]],
     }

@@ -82,7 +82,7 @@ impl PyWindows {
     }
 
     /// Attach with a clean account; nothing is written down before
-    /// [`Self::set`] says so. `types` with the size class of their objects.
+    /// [`Self::set`] says so. `types` with their `type_word`.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -98,9 +98,9 @@ impl PyWindows {
             let mut maps = self.maps();
             let at = |e| ProbeError::Map("PY_STATS", e);
             maps.stats.insert(pid, PyStat::default(), 0).map_err(at)?;
-            for (address, class) in types {
+            for (address, word) in types {
                 let at = |e| ProbeError::Map("PY_TYPES", e);
-                maps.types.insert(key(pid, *address), class, 0).map_err(at)?;
+                maps.types.insert(key(pid, *address), word, 0).map_err(at)?;
             }
         }
         self.program

@@ -36,7 +36,8 @@ pub struct PyGain {
     pub stayed: u64,
     /// Of those, with a known writer.
     pub entered: u64,
-    /// The interpreter keeps freed objects of the type for reuse.
+    /// The end of objects was not seen, so that a writer may be that of an
+    /// earlier object at the same address.
     pub reused: bool,
     /// Only those count that containers hold which grow: others come and go.
     pub held: bool,

@@ -13,6 +13,7 @@ pub const OB_ITEM: u64 = 24;
 pub const TP_NAME: u64 = 24;
 pub const TP_BASICSIZE: u64 = 32;
 pub const TP_ITEMSIZE: u64 = 40;
+pub const TP_DEALLOC: u64 = 48;
 pub const TP_FLAGS: u64 = 168;
 pub const TP_MEMBERS: u64 = 240;
 pub const TP_BASE: u64 = 256;

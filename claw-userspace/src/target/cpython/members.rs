@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     census::for_each_pool,
-    layout::{Layout, OB_ITEM, OB_SIZE, OB_TYPE, TP_FLAGS, flags},
+    layout::Layout,
     object::Objects,
     pool::{CLASSES, Pool},
     regions::Region,
@@ -97,27 +97,4 @@ pub fn find<M: Memory>(
         }
     });
     found
-}
-
-/// Items of a container that are looked at.
-const MOST_ITEMS: u64 = 8 << 20;
-
-/// What a list, or a dict as values, holds; empty for other containers.
-pub fn contents<M: Memory>(objects: &Objects<'_, M>, at: u64) -> Vec<u64> {
-    let word = |at: u64, offset: u64| objects.memory.u64_at(at.checked_add(offset)?).ok();
-    let read = || -> Option<Vec<u64>> {
-        let flags = word(word(at, OB_TYPE)?, TP_FLAGS)?;
-        if flags & flags::DICT_SUBCLASS != 0 {
-            let items = objects.items_of(at, MOST_ITEMS)?;
-            return Some(items.into_iter().map(|(_, value)| value).collect());
-        }
-        let size = word(at, OB_SIZE).filter(|s| *s <= MOST_ITEMS)?;
-        if flags & flags::LIST_SUBCLASS == 0 {
-            return None;
-        }
-        let mut items = vec![0; usize::try_from(size).ok()? * 8];
-        objects.memory.read(word(at, OB_ITEM)?, &mut items).ok()?;
-        Some(items.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
-    };
-    read().unwrap_or_default()
 }

@@ -14,8 +14,10 @@
 mod children;
 mod kind;
 mod label;
+mod owned;
 pub mod paths;
 
+pub use owned::owned;
 use rustc_hash::FxHashMap;
 
 use self::{
