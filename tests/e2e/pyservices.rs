@@ -87,7 +87,7 @@ const KINDS: [Kind; 4] = [
         minors: [10, 11],
         type_name: "__main__.Report",
         marker: "leak: report",
-        root: "lru_cache",
+        root: "functools cache of __main__.Report.render",
         remedy: "on a method",
         exact: true,
     },

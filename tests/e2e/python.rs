@@ -115,3 +115,59 @@ fn who_allocates_what_stays() {
     let (_, again, _) = claw_json(&["replay", &recording, "--format", "json", "-q"]);
     assert_eq!(again["findings"], report["findings"], "a recording gives the same");
 }
+
+/// State letters of a process's threads, and the CPU time it has had, ticks.
+fn states(pid: u32) -> (String, u64) {
+    let mut letters = String::new();
+    let mut ticks = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let after = stat.rsplit(')').next().unwrap_or_default().to_owned();
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        letters += fields.first().copied().unwrap_or_default();
+        let time = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        ticks += time(11) + time(12);
+    }
+    (letters, ticks)
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn a_stop_ends_with_the_agent_even_when_it_is_killed() {
+    // Large enough for the copy to take a while.
+    let mut c = Command::new("python3");
+    c.arg("worker.py").arg("lru").current_dir(root().join("tests/fixtures/python/services"));
+    let service = Running::start(c.env("RATE", "500").env("BALLAST", "150000"));
+    let pid = service.pid();
+    let mut killed = 0;
+    for _ in 0..10 {
+        let mut agent = claw(&["heap", "--by", "type", "--holders", "--max-pause", "10s", "--pid"])
+            .arg(pid.to_string())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !states(pid).0.contains('t') && agent.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Stopped still: the agent dies in the middle of it.
+        if states(pid).0.contains('t') {
+            agent.kill().unwrap();
+            killed += 1;
+        }
+        agent.wait().unwrap();
+        let (_, before) = states(pid);
+        let began = std::time::Instant::now();
+        loop {
+            let (letters, ticks) = states(pid);
+            if !letters.contains(['t', 'T']) && ticks > before + 5 {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "it stands: {letters} {ticks}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if killed == 3 {
+            return;
+        }
+    }
+    assert!(killed > 0, "no stop was seen");
+}

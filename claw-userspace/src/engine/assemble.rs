@@ -127,6 +127,18 @@ fn heap_known(p: &Process) -> bool {
     p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
 }
 
+/// The part of the probes on all Go processes together that is this one's: the
+/// kernel's counters are for all, so it is what their events say.
+fn share_of_probes(e: &Engine, p: &Process) -> f64 {
+    let go = || e.all_processes().filter(|p| p.info.runtime == "go");
+    let events: u64 = go().map(|p| p.events).sum();
+    match (p.info.runtime.as_str(), events) {
+        ("go", 0) => 1.0 / go().count().max(1) as f64,
+        ("go", all) => p.events as f64 / all as f64,
+        _ => 0.0,
+    }
+}
+
 fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
     let totals = p.heap.groups().iter().fold(Amount::default(), |mut sum, g| {
         sum.bytes += g.live.bytes;
@@ -134,6 +146,7 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         sum
     });
     let known = heap_known(p);
+    let shared = share_of_probes(e, p);
     let seconds = e.counters.t_ns.saturating_sub(e.session.t_ns) as f64 / 1e9;
     model::Target {
         pid: p.info.pid,
@@ -146,10 +159,13 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         image: p.info.container.as_ref().and_then(|c| c.image.clone()),
         events: model::Events { received: p.events, ..events(e) },
         overhead: model::Overhead {
-            hits: e.counters.hits + p.exact.as_ref().map_or(0, |x| x.hits) + p.writers.hits,
+            hits: (e.counters.hits as f64 * shared) as u64
+                + p.exact.as_ref().map_or(0, |x| x.hits)
+                + p.writers.hits,
             estimated_ratio: (seconds > 0.0).then(|| {
                 let windows = p.exact.as_ref().map_or(0.0, |x| x.lost_ns);
-                (e.counters.probe_ns as f64 + windows + p.writers.lost_work_ns) / 1e9 / seconds
+                let probes = e.counters.probe_ns as f64 * shared;
+                (probes + windows + p.writers.lost_work_ns) / 1e9 / seconds
             }),
         },
         blocked: p.info.blocked.clone(),

@@ -112,10 +112,12 @@ fn head(out: &mut String, r: &Report, style: Style) {
             wrapped(out, &format!("blocked: {}: {}", b.what, b.why), "    ", "    ");
         }
     }
-    let overhead =
-        r.targets.iter().find_map(|t| Some((t.overhead.hits, t.overhead.estimated_ratio?)));
-    let cost = overhead
-        .map(|(hits, ratio)| format!(", {hits} probe hits, {:.2} % of one CPU", ratio * 100.0))
+    let known = || r.targets.iter().filter_map(|t| t.overhead.estimated_ratio);
+    let hits: u64 = r.targets.iter().map(|t| t.overhead.hits).sum();
+    let ratio: f64 = known().sum();
+    let cost = known()
+        .next()
+        .map(|_| format!(", {hits} probe hits, {:.2} % of one CPU", ratio * 100.0))
         .unwrap_or_default();
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
     line!(out, "  watched {}, {received} events, {}{cost}", seconds(r.duration_s), lost(r));
