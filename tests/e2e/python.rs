@@ -72,13 +72,17 @@ fn leaks_and_healthy_twins() {
 #[test]
 #[ignore = "needs root and BPF"]
 fn who_allocates_what_stays() {
-    let several = [tenants("local", "leak"), tenants("contextvar", "leak")];
+    let several =
+        [tenants("local", "leak"), tenants("contextvar", "leak"), tenants("thread", "leak")];
     let healthy = tenants("contextvar", "healthy");
-    let pids = [&several[0], &several[1], &healthy].map(|r| r.pid().to_string());
+    let pids: Vec<String> = several.iter().chain([&healthy]).map(|r| r.pid().to_string()).collect();
     let dir = tempfile::tempdir().unwrap();
     let recording = dir.path().join("run.claw").display().to_string();
     let mut args =
         vec!["watch", "--interval", "5s", "--max-overhead", "5%", "--record", &recording];
+    for rule in ["local:tenant_id", "contextvar:tenant", "thread-name"] {
+        args.extend(["--tenant", rule]);
+    }
     for pid in &pids {
         args.extend(["--pid", pid]);
     }

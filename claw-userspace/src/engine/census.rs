@@ -23,6 +23,10 @@ const FLOOR_OUTSIDE: f64 = 1024.0 * 1024.0;
 /// A process younger than this may still be warming up: what grows in it is no
 /// leak yet, s.
 const WARM_UP: f64 = 60.0;
+/// Memory outside the pools that no container grows with may be that of the C
+/// allocator, whose arenas fill up for minutes as each thread meets its largest
+/// request; no leak before this, s.
+const SETTLED: f64 = 300.0;
 /// Objects of a type of the standard library's that come with one of the
 /// service's own, at most: its dict, its numbers, its strings.
 const COMPANIONS: f64 = 8.0;
@@ -183,6 +187,7 @@ impl Scope<'_> {
         let tenant = info.default_tenant.clone().unwrap_or_else(|| "-".to_owned());
         let percent = self.heap.map(|h| rise.per_minute / h * 100.0);
         let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
+        let settled = kind != Kind::Rss || held.is_some() || rise.span_s >= SETTLED;
         let share = percent
             .map_or(rise.per_minute / (16.0 * 1024.0 * 1024.0), |p| p / self.session.threshold);
         let id = model::finding_id(&info.name, kind, &tenant, subject);
@@ -198,7 +203,7 @@ impl Scope<'_> {
             },
             id,
             kind,
-            verdict: if rise.leak && warm { Verdict::Leak } else { Verdict::Suspect },
+            verdict: if rise.leak && warm && settled { Verdict::Leak } else { Verdict::Suspect },
             severity: match share {
                 s if s >= 1.0 => Severity::High,
                 s if s >= 0.1 => Severity::Medium,
