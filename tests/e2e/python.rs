@@ -35,7 +35,9 @@ fn leaks_and_healthy_twins() {
     ];
     let healthy =
         [service("lru_cache", "2000"), service("bursts", "2000"), service("cycles", "2000")];
-    let pids: Vec<String> = leaking.iter().chain(&healthy).map(|r| r.pid().to_string()).collect();
+    let filling = service("filling", "400");
+    let all = leaking.iter().chain(&healthy).chain([&filling]);
+    let pids: Vec<String> = all.map(|r| r.pid().to_string()).collect();
     let mut args = vec!["watch", "--interval", "5s"];
     for pid in &pids {
         args.extend(["--pid", pid]);
@@ -43,7 +45,7 @@ fn leaks_and_healthy_twins() {
     let (code, report) = watch_until(&args, Duration::from_secs(80), |found| {
         let leaks =
             |r: &Running| found.iter().any(|f| f["pid"] == r.pid() && f["verdict"] == "leak");
-        leaking.iter().all(leaks)
+        leaking.iter().all(leaks) && found.iter().any(|f| f["pid"] == filling.pid())
     });
     assert_eq!(code, 1);
     let found: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
@@ -65,6 +67,13 @@ fn leaks_and_healthy_twins() {
             _ => assert!(f["site"]["function"].as_str().unwrap().starts_with(subject), "{f:#}"),
         }
         assert_eq!(f["holder"]["root"], holder);
+    }
+    let (full, found): (Vec<&Value>, Vec<&Value>) =
+        found.into_iter().partition(|f| f["pid"] == filling.pid());
+    for f in full {
+        assert_eq!(f["verdict"], "suspect", "a cache with a bound fills up: {f:#}");
+        assert_eq!(f["holder"]["root"], "global __main__.answer");
+        assert!(f["remedy"]["text"].as_str().unwrap().contains("at most"), "{f:#}");
     }
     assert_eq!(found.len(), leaking.len(), "healthy twins stay silent: {found:#?}");
 }

@@ -48,6 +48,7 @@ fn interpreters() -> Vec<(u32, PathBuf)> {
 /// Install `packages` for an interpreter into `into`, unless they are there.
 pub fn install_for(minor: u32, packages: &str, into: &Path) -> Result<()> {
     let stamp = into.join("installed.txt");
+    fs::create_dir_all(into)?;
     if fs::read_to_string(&stamp).is_ok_and(|was| was == packages) {
         return Ok(());
     }
@@ -75,12 +76,26 @@ pub fn install(root: &Path) -> Result<Vec<u32>> {
     let found = interpreters();
     ensure!(!found.is_empty(), "no Python 3.10 to 3.13 is installed");
     for (minor, python) in &found {
-        let into = root.join(format!("target/pyservices/3.{minor}"));
-        fs::create_dir_all(&into)?;
+        let into = packages(root, *minor);
         install_for(*minor, &requirements, &into)?;
         fs::write(into.join("python"), python.display().to_string())?;
     }
     Ok(found.into_iter().map(|(minor, _)| minor).collect())
+}
+
+/// Where the packages for an interpreter are.
+pub fn packages(root: &Path, minor: u32) -> PathBuf {
+    root.join(format!("target/pyservices/3.{minor}"))
+}
+
+/// An interpreter with its packages, among the services.
+pub fn python(root: &Path, minor: u32) -> Result<Command> {
+    let dir = packages(root, minor);
+    let python = fs::read_to_string(dir.join("python"))
+        .with_context(|| format!("Python 3.{minor} is not installed"))?;
+    let mut c = Command::new(python);
+    c.env("PYTHONPATH", dir).current_dir(root.join("tests/fixtures/python/services"));
+    Ok(c)
 }
 
 /// `cargo xtask pyservices`: all services on each interpreter, one after the

@@ -34,6 +34,8 @@ const COMPANIONS: f64 = 8.0;
 const HOLD_OTHERS: [&str; 5] = ["dict", "list", "set", "frozenset", "tuple"];
 /// How far the growth of a container may be from that of what it holds.
 const AS_FAST: [f64; 2] = [0.5, 2.0];
+/// … of one that is bounded: taking it for the holder ends the alarm.
+const JUST_AS_FAST: [f64; 2] = [0.8, 1.25];
 
 /// Writers of one type that are named, at most.
 const MOST_WRITERS: usize = 8;
@@ -181,12 +183,14 @@ impl Scope<'_> {
         rise: &Rise,
         (live, count, since): (model::Live, Option<f64>, Option<u64>),
         held: Option<&Held>,
-        evidence: Vec<model::Evidence>,
+        mut evidence: Vec<model::Evidence>,
     ) -> model::Finding {
         let info = &self.process.info;
         let tenant = info.default_tenant.clone().unwrap_or_else(|| "-".to_owned());
         let percent = self.heap.map(|h| rise.per_minute / h * 100.0);
         let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
+        let bound = held.and_then(|h| h.grown.bound());
+        evidence.extend(bound.map(full_at));
         let settled = kind != Kind::Rss || held.is_some() || rise.span_s >= SETTLED;
         let share = percent
             .map_or(rise.per_minute / (16.0 * 1024.0 * 1024.0), |p| p / self.session.threshold);
@@ -203,7 +207,11 @@ impl Scope<'_> {
             },
             id,
             kind,
-            verdict: if rise.leak && warm && settled { Verdict::Leak } else { Verdict::Suspect },
+            verdict: if rise.leak && warm && settled && bound.is_none() {
+                Verdict::Leak
+            } else {
+                Verdict::Suspect
+            },
             severity: match share {
                 s if s >= 1.0 => Severity::High,
                 s if s >= 0.1 => Severity::Medium,
@@ -259,7 +267,10 @@ impl Scope<'_> {
     fn holder(&self, objects_per_minute: f64) -> Option<&Held> {
         self.growing_containers()
             .map(|(h, rate)| (h, rate / objects_per_minute))
-            .filter(|(_, ratio)| (AS_FAST[0]..AS_FAST[1]).contains(ratio))
+            .filter(|(h, ratio)| {
+                let [low, high] = if h.grown.bound().is_some() { JUST_AS_FAST } else { AS_FAST };
+                (low..high).contains(ratio)
+            })
             .min_by(|(_, a), (_, b)| a.ln().abs().total_cmp(&b.ln().abs()))
             .map(|(h, _)| h)
     }
@@ -278,6 +289,17 @@ impl Scope<'_> {
             let rise = rise(&h.elements.points(), 0.0);
             Some((h, h.per_minute(self.census_ns)?)).filter(|_| rise.is_some())
         })
+    }
+}
+
+/// What holds the objects keeps so many at most.
+pub fn full_at(bound: u64) -> model::Evidence {
+    model::Evidence {
+        kind: EvidenceKind::Proof,
+        detail: format!(
+            "what holds them keeps {bound} entries at most: it fills up, and growth ends then"
+        ),
+        value: Some(bound as f64),
     }
 }
 

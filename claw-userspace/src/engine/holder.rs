@@ -1,5 +1,6 @@
 //! A finding of a type that grows, with who holds it.
 
+use super::census::full_at;
 use crate::{
     explain::holder_remedy,
     ledger::HeldBy,
@@ -31,22 +32,16 @@ pub fn evidence(held: &HeldBy<'_>, type_name: &str) -> Vec<model::Evidence> {
         detail,
         value: Some(path.objects as f64),
     }];
-    if let Some(bound) = path.bound {
-        all.push(model::Evidence {
-            kind: EvidenceKind::Proof,
-            detail: format!(
-                "what holds them keeps {bound} entries at most: it fills up, and growth ends then"
-            ),
-            value: Some(bound as f64),
-        });
-    }
+    all.extend(path.bound.map(full_at));
     all
 }
 
 /// Put what was seen on a copy into a finding that the censuses made.
 pub fn apply(finding: &mut model::Finding, held: &HeldBy<'_>, type_name: &str) {
     let path = held.path;
-    finding.evidence.extend(evidence(held, type_name));
+    let told = evidence(held, type_name);
+    finding.evidence.retain(|e| !told.contains(e));
+    finding.evidence.extend(told);
     // What a census names is better than memory without a name.
     if path.kind == RootKind::Native && finding.holder.is_some() {
         return;

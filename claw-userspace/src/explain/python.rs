@@ -18,6 +18,20 @@ pub fn python_remedy(kind: Kind, subject: &str, held: Option<&Grown>) -> String 
             ),
         };
     };
+    if let Some(bound) = h.bound() {
+        return format!(
+            "{} keeps {bound} entries at most: make sure that there is memory for so many, or \
+             lower the bound.",
+            h.place
+        );
+    }
+    if h.type_name.starts_with("functools.lru_cache") {
+        return format!(
+            "{} has an `lru_cache` without a bound: each call with new arguments adds an entry \
+             that stays, with the arguments (on a method: the instance). Give it a `maxsize`.",
+            h.place
+        );
+    }
     let what = match (h.type_name.as_str(), h.on_class) {
         ("dict" | "collections.OrderedDict" | "collections.defaultdict", false) => {
             "a module-level dict: entries are put in and never deleted. Bound it by size or age \

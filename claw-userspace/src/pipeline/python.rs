@@ -304,17 +304,36 @@ impl WatchedPython {
             .filter(|(by, _)| *by >= FEW)
             .collect();
         grown.sort_unstable_by(|a, b| b.cmp(a));
+        let cached = |function: &u64| Some((self.live.cache(*function)?, *function));
+        let caches: FxHashMap<u64, (Option<u64>, u64)> = census
+            .cached
+            .iter()
+            .filter_map(cached)
+            .map(|((dict, most), function)| (dict, (most, function)))
+            .collect();
         grown
             .into_iter()
             .take(MOST_PLACES)
             .filter_map(|(by, i)| {
                 let c = census.containers.get(i)?;
-                let place = self.live.place(&census.modules, c.address)?;
+                let cache = caches.get(&c.address);
+                let named = cache.map_or(c.address, |(_, function)| *function);
+                let place = self.live.place(&census.modules, named)?;
+                let row = &census.rows.get(c.row as usize)?.type_name;
+                let type_name = match (cache, row.as_str()) {
+                    (Some((Some(most), _)), _) => format!("functools.lru_cache(maxsize={most})"),
+                    (Some((None, _)), _) => "functools.lru_cache(maxsize=None)".to_owned(),
+                    (None, "collections.deque") => match self.live.maxlen(c.address) {
+                        Some(most) => format!("{row}(maxlen={most})"),
+                        None => row.clone(),
+                    },
+                    _ => row.clone(),
+                };
                 let class = place.class.map(|c| format!("{c}.")).unwrap_or_default();
                 Some(Grown {
                     place: clean(&format!("{}.{class}{}", place.module, place.name)),
                     on_class: !class.is_empty(),
-                    type_name: clean(&census.rows.get(c.row as usize)?.type_name),
+                    type_name: clean(&type_name),
                     file: place.file.map(|f| clean(&f)),
                     elements: c.elements,
                     by,

@@ -45,3 +45,27 @@ pub struct Grown {
     pub elements: u64,
     pub by: u64,
 }
+
+impl Grown {
+    /// How many elements it keeps at most, where its type's name says so:
+    /// `collections.deque(maxlen=500)`, `functools.lru_cache(maxsize=500)`.
+    pub fn bound(&self) -> Option<u64> {
+        let (_, most) = self.type_name.split_once("(max")?;
+        most.split_once('=')?.1.strip_suffix(')')?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_says_the_bound() {
+        let bound = |name: &str| Grown { type_name: name.into(), ..Grown::default() }.bound();
+        assert_eq!(bound("functools.lru_cache(maxsize=500)"), Some(500));
+        assert_eq!(bound("collections.deque(maxlen=7)"), Some(7));
+        assert_eq!(bound("functools.lru_cache(maxsize=None)"), None);
+        assert_eq!(bound("collections.deque"), None);
+        assert_eq!(bound("dict"), None);
+    }
+}

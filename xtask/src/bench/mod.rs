@@ -8,6 +8,7 @@ mod heap;
 mod meter;
 mod page;
 mod pairs;
+mod python;
 mod ready;
 mod verdicts;
 
@@ -22,10 +23,10 @@ use anyhow::{Result, bail};
 
 use crate::{
     command::{apt_install, is_root, output, status},
-    toolchain,
+    pyservices, toolchain,
 };
 
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 16] = [
     "http",
     "loop",
     "verdicts",
@@ -36,18 +37,37 @@ const PARTS: [&str; 10] = [
     "goroutines",
     "exact-loop",
     "exact-http",
+    "python-flask",
+    "python-aiohttp",
+    "python-worker",
+    "python-window",
+    "python-verdict",
+    "python-twins",
 ];
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part: http, loop, verdicts, held, ready, agent, heap, goroutines,
-    /// exact-loop, exact-http
-    #[arg(value_parser = PARTS)]
+    /// exact-loop, exact-http, python (all of these), python-flask, python-aiohttp,
+    /// python-worker, python-window, python-verdict, python-twins
+    #[arg(value_parser = part)]
     only: Option<String>,
 
     /// Interleaved pairs
     #[arg(long, default_value_t = 10)]
     pairs: usize,
+}
+
+/// Whether a part is the one that was asked for, or one of its kind.
+fn belongs(name: &str, only: &str) -> bool {
+    name == only || name.strip_prefix(only).is_some_and(|rest| rest.starts_with('-'))
+}
+
+fn part(text: &str) -> Result<String, String> {
+    if PARTS.iter().any(|name| belongs(name, text)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is none of {}", PARTS.join(", ")))
 }
 
 /// Programs that the parts run.
@@ -68,6 +88,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         bail!("the benchmarks attach BPF programs: run `sudo -E cargo xtask bench`");
     }
     let programs = build(root)?;
+    pyservices::install(root)?;
     if output(Command::new("bpftrace").arg("--version")).is_err() {
         apt_install(&["bpftrace"], "the comparison with a probe on every mallocgc")?;
     }
@@ -86,10 +107,16 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         ("goroutines", &|| goroutines::goroutines(&programs, pairs)),
         ("exact-loop", &|| exact::alloc_loop(&programs, pairs)),
         ("exact-http", &|| exact::http(&programs, pairs)),
+        ("python-flask", &|| python::throughput(root, &programs, python::FLASK, pairs)),
+        ("python-aiohttp", &|| python::throughput(root, &programs, python::AIOHTTP, pairs)),
+        ("python-worker", &|| python::throughput(root, &programs, python::WORKER, pairs)),
+        ("python-window", &|| python::window(root, &programs)),
+        ("python-verdict", &|| python::verdict(root, &programs)),
+        ("python-twins", &|| python::twins(root, &programs)),
     ];
     let names = parts.map(|(name, _)| name);
     for (name, measure) in parts {
-        if args.only.as_ref().is_some_and(|only| name != only) {
+        if args.only.as_ref().is_some_and(|only| !belongs(name, only)) {
             continue;
         }
         let rows = measure()?;

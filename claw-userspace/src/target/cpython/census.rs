@@ -24,6 +24,9 @@ const LARGE: u64 = 64;
 const MOST_CONTAINERS: usize = 4096;
 const MOST_MODULES: usize = 1 << 14;
 
+/// Type of what `functools.lru_cache` makes of a function.
+pub const LRU_CACHE: &str = "functools._lru_cache_wrapper";
+
 /// Objects and bytes of one type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
@@ -58,8 +61,9 @@ pub struct Census {
     pub pool_bytes: u64,
     /// The largest containers.
     pub containers: Vec<Container>,
-    /// Addresses of module objects.
+    /// Addresses of module objects, and of functions with an `lru_cache`.
     pub modules: Vec<u64>,
+    pub cached: Vec<u64>,
     /// Bytes that could not be read, because they were unmapped meanwhile.
     pub unreadable: u64,
 }
@@ -156,6 +160,9 @@ impl<M: Memory> Walk<'_, M> {
         let types = &self.objects.types;
         if t.address == types.module && self.census.modules.len() < MOST_MODULES {
             self.census.modules.push(address);
+        }
+        if t.name == LRU_CACHE && self.census.cached.len() < MOST_MODULES {
+            self.census.cached.push(address);
         }
         let at = if t.flags & (flags::LIST_SUBCLASS | flags::DICT_SUBCLASS) != 0
             || t.name == "collections.deque"

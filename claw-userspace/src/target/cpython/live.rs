@@ -14,7 +14,7 @@ use super::{
         paths::{TypeHolders, holders},
     },
     holder::{self, Place},
-    layout::{Layout, OB_TYPE},
+    layout::{DEQUE_MAXLEN, LRU_CACHE, LRU_MAXSIZE, Layout, OB_TYPE},
     object::Objects,
     regions::{self, Region},
     running::{Running, Thread},
@@ -208,5 +208,18 @@ impl LivePython {
     /// Under which name a container is reachable.
     pub fn place(&self, modules: &[u64], container: u64) -> Option<Place> {
         holder::find(&self.objects(), modules, container)
+    }
+
+    /// The dict of a function with an `lru_cache`, and how many entries it keeps
+    /// at most; `None` in it: all.
+    pub fn cache(&self, function: u64) -> Option<(u64, Option<u64>)> {
+        let word = |offset| self.memory.u64_at(function.checked_add(offset)?).ok();
+        Some((word(LRU_CACHE)?, word(LRU_MAXSIZE).filter(|most| *most < 1 << 62)))
+    }
+
+    /// How many elements a deque keeps at most.
+    pub fn maxlen(&self, deque: u64) -> Option<u64> {
+        let most = self.memory.u64_at(deque.checked_add(DEQUE_MAXLEN)?).ok()?;
+        (most < 1 << 62).then_some(most)
     }
 }
