@@ -5,6 +5,7 @@
 
 mod census;
 mod code;
+mod cores;
 mod holders;
 mod layouts;
 mod lists;

@@ -52,11 +52,12 @@ pub struct Running {
 
 impl Running {
     pub fn start(python: &Path, script: &str) -> Self {
-        let mut child = Command::new(python)
-            .arg(fixture(script))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}", python.display()));
+        Self::of(Command::new(python).arg(fixture(script)).stdout(Stdio::piped()))
+    }
+
+    /// A program whose output is piped.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let out = BufReader::new(child.stdout.take().unwrap());
         Self { child, out }
     }

@@ -142,6 +142,14 @@ pub fn read(source: &Source, by: By, holders: Option<Duration>) -> Result<Snapsh
                 Err(source) => Err(HeapError::Binary { name: format!("process {pid}"), source }),
             }
         }
-        Source::Core { path, exe } => go::of_core(&GoCore::open(path, exe.as_deref())?, by),
+        Source::Core { path, exe } => match GoCore::open(path, exe.as_deref()) {
+            Err(CoreError::Executable { exe: program, source }) if source.is_not_go() => {
+                cpython::of_core(path, exe.as_deref(), holders.is_some())?.ok_or_else(|| {
+                    let (core, program) = (path.display(), program.display());
+                    HeapError::Runtime(format!("core {core} (of {program})"))
+                })
+            }
+            core => go::of_core(&core?, by),
+        },
     }
 }

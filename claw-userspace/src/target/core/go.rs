@@ -15,7 +15,7 @@ use crate::target::{
 
 /// The linker keeps ELF header, program headers and the build id within this
 /// many bytes, and dumps hold the page by default.
-const FIRST_PAGE: u64 = 4096;
+pub(super) const FIRST_PAGE: u64 = 4096;
 const PAGE: u64 = !0xfff;
 
 /// A dump and the executable it is of. As [`Memory`] it also has the read-only
@@ -92,7 +92,7 @@ impl Memory for GoCore {
 
 /// Path of the executable: what is mapped where the program begins, else the
 /// mapping with the process's name.
-fn executable(notes: &Notes) -> Option<&str> {
+pub(super) fn executable(notes: &Notes) -> Option<&str> {
     let begins = [notes.at_entry, notes.at_phdr];
     let by_address = begins.into_iter().flatten().find_map(|a| notes.mapped_at(a));
     let by_name = || {
@@ -105,7 +105,7 @@ fn executable(notes: &Notes) -> Option<&str> {
 }
 
 /// `named` is the executable's path as the dump knows it.
-fn bias(elf: &Elf, notes: &Notes, named: Option<&Path>) -> Result<u64, &'static str> {
+pub(super) fn bias(elf: &Elf, notes: &Notes, named: Option<&Path>) -> Result<u64, &'static str> {
     let first = elf.first_vaddr() & PAGE;
     let by_mapping = notes
         .mapped
@@ -126,7 +126,11 @@ fn bias(elf: &Elf, notes: &Notes, named: Option<&Path>) -> Result<u64, &'static 
 
 /// `Err` when the first page of the executable differs from the one in memory,
 /// `Ok(Some)` with the reason when that cannot be told.
-fn check(core: &Core, elf: &Elf, bias: u64) -> Result<Option<&'static str>, &'static str> {
+pub(super) fn check(
+    core: &Core,
+    elf: &Elf,
+    bias: u64,
+) -> Result<Option<&'static str>, &'static str> {
     let Some(first) = elf.segments.iter().find(|s| s.offset == 0 && !s.writable) else {
         return Ok(Some("its headers are not loaded into memory"));
     };

@@ -7,6 +7,7 @@
 
 pub mod go;
 pub mod notes;
+pub mod python;
 
 use std::{
     fs::File,
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use object::elf::{ELFMAG, EM_AARCH64, EM_X86_64, ET_CORE, PT_LOAD, PT_NOTE};
+use object::elf::{ELFMAG, EM_AARCH64, EM_X86_64, ET_CORE, PF_W, PT_LOAD, PT_NOTE};
 
 use self::notes::Notes;
 use super::{
@@ -51,6 +52,12 @@ pub enum CoreError {
     Executable { exe: PathBuf, source: Box<super::go::binary::GoBinaryError> },
     #[error("{exe} is not the executable that made core {path}: {why}; give it with --exe")]
     WrongExecutable { exe: PathBuf, path: PathBuf, why: &'static str },
+    #[error("core {path} was made with {library}, which cannot be read here: {why}")]
+    Library { path: PathBuf, library: String, why: String },
+    #[error("core {path}: {source}")]
+    Python { path: PathBuf, source: Box<super::cpython::binary::PythonError> },
+    #[error("core {path}: {why}")]
+    Layout { path: PathBuf, why: String },
 }
 
 /// One dumped region.
@@ -61,6 +68,7 @@ struct Region {
     /// Bytes that the file should hold, and those it does hold.
     promised: u64,
     present: u64,
+    writable: bool,
 }
 
 #[derive(Debug)]
@@ -132,7 +140,13 @@ impl Core {
             let present = promised.min(len.saturating_sub(offset));
             if u32_at(p, 0) == PT_LOAD.0 && promised > 0 {
                 core.missing_bytes = core.missing_bytes.saturating_add(promised - present);
-                core.regions.push(Region { address, offset, promised, present });
+                core.regions.push(Region {
+                    address,
+                    offset,
+                    promised,
+                    present,
+                    writable: u32_at(p, 4) & PF_W.0 != 0,
+                });
             } else if u32_at(p, 0) == PT_NOTE.0 {
                 core.read_notes(offset, present);
             }
@@ -168,6 +182,13 @@ impl Core {
                 self.notes.take(kind, &bytes);
             }
         }
+    }
+
+    /// What it holds of memory that the program could write, in order of
+    /// address.
+    pub fn writable(&self) -> impl Iterator<Item = (u64, u64)> {
+        let present = |r: &Region| (r.address, r.address.saturating_add(r.present));
+        self.regions.iter().filter(|r| r.writable && r.present > 0).map(present)
     }
 
     /// The region whose promised bytes hold `address`.

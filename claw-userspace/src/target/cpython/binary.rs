@@ -90,6 +90,17 @@ pub struct Python {
     free_threaded: bool,
 }
 
+/// Where a file that holds CPython is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Where the agent finds it, and as the process names it.
+    pub opened: &'a Path,
+    pub file: &'a str,
+    pub shared: bool,
+    /// What to add to an address in it to get the one in memory.
+    pub bias: u64,
+}
+
 const NAMES: [&str; 9] = [
     "_PyRuntime",
     "PyType_Type",
@@ -113,7 +124,7 @@ impl Python {
         let executable = process.exe_path();
         match Elf::open(&executable) {
             Ok(elf) if exports_runtime(&elf) => {
-                return Self::from_elf(process, &elf, &executable, &process.exe, false);
+                return Self::in_process(process, &elf, &executable, &process.exe, false);
             }
             Ok(_) => {}
             Err(e) => return Err(e.into()),
@@ -121,19 +132,31 @@ impl Python {
         let library = process
             .mappings()?
             .into_iter()
-            .find(|m| m.path.rsplit('/').next().is_some_and(|n| n.starts_with("libpython3")))
+            .find(|m| is_library(&m.path))
             .ok_or(PythonError::NotPython)?;
         let opened = library_path(process.pid, &library);
         let elf = Elf::open(&opened)?;
-        Self::from_elf(process, &elf, &opened, &library.path, true)
+        Self::in_process(process, &elf, &opened, &library.path, true)
     }
 
-    fn from_elf(
+    fn in_process(
         process: &Process,
         elf: &Elf,
         opened: &Path,
         file: &str,
         shared: bool,
+    ) -> Result<Self, PythonError> {
+        let bias = bias(process, elf, file)?;
+        let memory = ProcessMemory::open(process.pid).map_err(ElfError::Io)?;
+        Self::in_file(elf, &Place { opened, file, shared, bias }, &memory)
+    }
+
+    /// # Errors
+    /// When the file does not hold CPython, or which one cannot be told.
+    pub fn in_file(
+        elf: &Elf,
+        &Place { opened, file, shared, bias }: &Place<'_>,
+        memory: &impl Memory,
     ) -> Result<Self, PythonError> {
         let symbols = elf.dynamic_symbols(|n| NAMES.contains(&n) || n == DEBUG_BUILD);
         let find = |name| symbols.iter().find(|(n, _)| n == name).map(|(_, a)| *a);
@@ -146,9 +169,7 @@ impl Python {
             .and_then(|at| from_hex(elf.u64_at(at).ok()?))
             .or_else(|| from_rodata(elf))
             .ok_or_else(|| PythonError::Version(file.to_owned()))?;
-        let bias = bias(process, elf, file)?;
         let runtime = runtime.wrapping_add(bias);
-        let memory = ProcessMemory::open(process.pid).map_err(ElfError::Io)?;
         Ok(Self {
             version,
             file: file.to_owned(),
@@ -176,7 +197,7 @@ impl Python {
                 })
                 .collect(),
             debug_build: find("_Py_RefTotal").or_else(|| find(DEBUG_BUILD)).is_some(),
-            free_threaded: version.minor >= 13 && free_threaded(&memory, runtime)?,
+            free_threaded: version.minor >= 13 && free_threaded(memory, runtime)?,
         })
     }
 
@@ -197,7 +218,12 @@ impl Python {
     }
 }
 
-fn exports_runtime(elf: &Elf) -> bool {
+/// Whether a file of that name may be CPython's library.
+pub fn is_library(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|n| n.starts_with("libpython3"))
+}
+
+pub fn exports_runtime(elf: &Elf) -> bool {
     !elf.dynamic_symbols(|n| n == "_PyRuntime").is_empty()
 }
 

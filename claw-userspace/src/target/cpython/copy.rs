@@ -37,6 +37,11 @@ pub enum CopyError {
          available ({} MiB)", bytes >> 20, available >> 20
     )]
     TooBig { bytes: u64, available: u64 },
+    #[error(
+        "a copy of its {} MiB does not fit into half of the memory that is available ({} MiB)",
+        bytes >> 20, available >> 20
+    )]
+    NoRoom { bytes: u64, available: u64 },
     #[error("the copy was given up and the process let go on after {0:?}, at --max-pause")]
     Overran(Duration),
     #[error("its garbage collector ran at each of {0} attempts")]
@@ -49,13 +54,13 @@ pub enum CopyError {
 
 /// Memory as it was at one moment.
 #[derive(Debug)]
-pub struct MemoryCopy<'a> {
+pub struct MemoryCopy<'a, M> {
     /// Copied regions, in order of address, and where each begins in `bytes`.
     regions: Vec<(Region, usize)>,
     bytes: Vec<u8>,
-    /// Mappings of files, which may be read from the process.
+    /// What may be read where it was copied from: mappings of files.
     files: Vec<Region>,
-    behind: &'a ProcessMemory,
+    behind: &'a M,
 }
 
 /// How a copy came about.
@@ -67,7 +72,7 @@ pub struct Pause {
     pub attempts: usize,
 }
 
-impl<'a> MemoryCopy<'a> {
+impl<'a> MemoryCopy<'a, ProcessMemory> {
     /// Stop process `pid`, copy it, let it go on. The read is made once before
     /// without stopping, which tells how long it takes. `busy` says whether
     /// the moment is a bad one; then it is tried again.
@@ -162,6 +167,38 @@ impl<'a> MemoryCopy<'a> {
             from += range.len;
         }
     }
+}
+
+impl<'a, M: Memory> MemoryCopy<'a, M> {
+    /// A copy of what does not change: `regions`, in order of address; the rest
+    /// is read where it is.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn of(behind: &'a M, regions: &[Region]) -> Result<Self, CopyError> {
+        let (size, available) = (size_of(regions), available_memory()?);
+        if size > available / SHARE_OF_MEMORY {
+            return Err(CopyError::NoRoom { bytes: size, available });
+        }
+        let mut copied = Vec::new();
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        let mut rest = bytes.as_mut_slice();
+        let mut at = 0;
+        for region in regions {
+            let len = usize::try_from(region.end - region.start).unwrap_or(usize::MAX);
+            let Some((part, after)) = std::mem::take(&mut rest).split_at_mut_checked(len) else {
+                break;
+            };
+            rest = after;
+            // What cannot be read is not there, and no zeros.
+            if behind.read(region.start, part).is_ok() {
+                copied.push((*region, at));
+            }
+            at += len;
+        }
+        let files = vec![Region { start: 0, end: u64::MAX }];
+        Ok(Self { regions: copied, bytes, files, behind })
+    }
 
     /// What was copied.
     pub fn regions(&self) -> Vec<Region> {
@@ -169,7 +206,7 @@ impl<'a> MemoryCopy<'a> {
     }
 }
 
-impl Memory for MemoryCopy<'_> {
+impl<M: Memory> Memory for MemoryCopy<'_, M> {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let i = self.regions.partition_point(|(r, _)| r.start <= address);
         let copied = i.checked_sub(1).and_then(|i| self.regions.get(i)).and_then(|(r, at)| {

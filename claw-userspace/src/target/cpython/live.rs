@@ -9,10 +9,7 @@ use super::{
     binary::{Python, PythonError},
     census::{self, Census},
     copy::{CopyError, MemoryCopy, Pause},
-    graph::{
-        Graph, Source,
-        paths::{TypeHolders, holders},
-    },
+    graph::paths::{HeldTypes, held},
     holder::{self, Place},
     layout::{DEQUE_MAXLEN, LRU_CACHE, LRU_MAXSIZE, Layout, OB_TYPE},
     object::Objects,
@@ -85,12 +82,8 @@ pub struct Taken {
 /// Who holds the objects of some types, from a copy of the memory.
 #[derive(Clone, Debug)]
 pub struct Holders {
-    pub types: Vec<TypeHolders>,
+    pub held: HeldTypes,
     pub pause: Pause,
-    /// Everything was followed: what was not reached is unreachable.
-    pub whole: bool,
-    /// The collector is switched off (`gc.disable()`).
-    pub gc_off: bool,
     /// Spent on all of it.
     pub took_ns: u64,
 }
@@ -182,18 +175,10 @@ impl LivePython {
         let align = self.layout.pool_size as u64;
         let pid = self.process.pid;
         let (copy, pause) = MemoryCopy::take(pid, &self.memory, align, max_pause, collecting)?;
-        let state = offsets.map(|o| interpreters(&copy, runtime, minor, &o)).unwrap_or_default();
-        let regions = copy.regions();
-        let mut graph = Graph::new(&Source {
-            objects: Objects { memory: &copy, layout: self.layout, types: self.python.types },
-            regions: &regions,
-            frames: &state.frames,
-        });
+        let objects = Objects { memory: &copy, layout: self.layout, types: self.python.types };
         Ok(Holders {
-            types: holders(&mut graph, wanted),
+            held: held(objects, runtime, &copy.regions(), wanted),
             pause,
-            whole: graph.is_whole(),
-            gc_off: offsets.is_some() && !state.gc_enabled,
             took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         })
     }

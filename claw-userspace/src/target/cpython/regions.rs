@@ -35,7 +35,8 @@ pub fn anonymous(maps: &str) -> Vec<Region> {
     joined(maps.lines().filter_map(line).filter(anonymous).map(|l| l.region))
 }
 
-fn joined(regions: impl Iterator<Item = Region>) -> Vec<Region> {
+/// Adjoining regions, in order of address, as one.
+pub fn joined(regions: impl Iterator<Item = Region>) -> Vec<Region> {
     let mut found: Vec<Region> = Vec::new();
     for region in regions {
         match found.last_mut() {

@@ -4,11 +4,16 @@
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::{BUFFER, Graph, NOBODY, Node, ROOT, Root, label::Label};
+use super::{BUFFER, Graph, NOBODY, Node, ROOT, Root, Source, label::Label};
 use crate::{
     report::clean::clean,
     target::{
-        cpython::{layout, threads::Function},
+        cpython::{
+            layout,
+            object::Objects,
+            regions::Region,
+            threads::{Function, Offsets, interpreters},
+        },
         memory::Memory,
     },
 };
@@ -97,6 +102,40 @@ struct Paths<'g, 'a, M> {
 
 /// Objects and bytes by type and way.
 type Ends = FxHashMap<(u32, u32), (u64, u64)>;
+
+/// What a memory that stands still says of holders.
+#[derive(Clone, Debug, Default)]
+pub struct HeldTypes {
+    pub types: Vec<TypeHolders>,
+    /// Everything was followed: what was not reached is unreachable.
+    pub whole: bool,
+    /// The collector is switched off (`gc.disable()`).
+    pub gc_off: bool,
+    /// A collection was under way: links are not what they were made to be.
+    pub collecting: bool,
+}
+
+/// The holders, in a memory that stands still, of all types of which `wanted`
+/// says so, by name. `runtime` is the address of `_PyRuntime`.
+pub fn held<M: Memory>(
+    objects: Objects<'_, M>,
+    runtime: u64,
+    regions: &[Region],
+    wanted: &dyn Fn(&str) -> bool,
+) -> HeldTypes {
+    let minor = objects.layout.minor;
+    let offsets = Offsets::of(minor, objects.memory, runtime);
+    let state = offsets.map(|o| interpreters(objects.memory, runtime, minor, &o));
+    let gc_off = state.as_ref().is_some_and(|s| !s.gc_enabled);
+    let state = state.unwrap_or_default();
+    let mut graph = Graph::new(&Source { objects, regions, frames: &state.frames });
+    HeldTypes {
+        types: holders(&mut graph, wanted),
+        whole: graph.is_whole(),
+        gc_off,
+        collecting: state.collecting,
+    }
+}
 
 /// The holders of all types of which `wanted` says so, by name.
 pub fn holders<M: Memory>(
