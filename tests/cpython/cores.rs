@@ -28,7 +28,7 @@ fn of_core(core: &Path, exe: Option<&Path>, holders: bool) -> Result<Snapshot, H
 
 fn gcore(pid: u32, dir: &Path) -> PathBuf {
     let out = Command::new("gcore").arg("-o").arg(dir.join("core")).arg(pid.to_string()).output();
-    let out = out.expect("gdb's gcore: apt-get install gdb");
+    let out = out.unwrap_or_else(|e| panic!("gdb's gcore: {e}: apt-get install gdb"));
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     dir.join(format!("core.{pid}"))
 }
