@@ -5,6 +5,7 @@ mod assemble;
 mod assess;
 mod census;
 mod exact;
+mod flows;
 mod holder;
 mod series;
 mod trend;
@@ -209,6 +210,12 @@ impl Engine {
                     p.places.moved(id, t_ns);
                 }
             }
+            Item::Flows(flows) => {
+                self.advance(flows.t_ns);
+                if let Some(p) = self.ledger.process_mut(flows.pid) {
+                    p.flows.entry(flows.kind).or_default().add(flows);
+                }
+            }
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {
                 self.advance(t_ns);
@@ -265,7 +272,9 @@ impl Engine {
         let mut fresh =
             assess::findings(&self.session, &mut self.ledger, &self.long_view, lost, self.now_ns);
         for p in self.ledger.processes() {
-            fresh.extend(census::findings(&self.session, p, self.now_ns));
+            let flows = flows::findings(&self.session, p, self.now_ns);
+            fresh.extend(census::findings(&self.session, p, &flows, self.now_ns));
+            fresh.extend(flows);
         }
         let (ledger, long_view) = (&self.ledger, &self.long_view);
         trend::findings(&self.session, ledger, long_view, self.now_ns, &mut fresh);

@@ -3,6 +3,7 @@
 //! why `replay` finds what `watch` found.
 
 mod census;
+mod flows;
 mod holders;
 mod python;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use census::{CensusItem, Grown, TypeCount};
+pub use flows::{FlowGroup, FlowKind, FlowLine, PyFlows};
 pub use holders::HoldersItem;
 pub use python::{PyGain, PyWindow, PyWriter};
 
@@ -122,6 +124,8 @@ pub enum Item {
     PyWindow(PyWindow),
     /// Who holds what grows in a CPython heap.
     Holders(HoldersItem),
+    /// Threads or asyncio tasks of a CPython process.
+    Flows(PyFlows),
 }
 
 /// A window of exact mode, or a part of one that stays open.

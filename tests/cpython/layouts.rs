@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use claw_ebpf::target::cpython::{
     layout::{self, Layout},
-    running::{Lines, Locals, Running, Thread},
+    running::{Lines, Locals, Running, Suspended, Thread},
 };
 
 use crate::pythons::{all, headers};
@@ -88,6 +88,19 @@ int main(void) {
     P(offsetof(PyCodeObject, co_localsplusnames)); P(offsetof(PyCodeObject, co_localspluskinds));
     P(offsetof(PyCodeObject, co_linetable)); P(offsetof(PyCodeObject, co_code_adaptive));
 #endif
+    P(offsetof(PyThreadState, thread_id)); P(offsetof(PyThreadState, id));
+#if PY_VERSION_HEX < 0x030b0000
+    P(offsetof(PyGenObject, gi_frame)); P(offsetof(PyFrameObject, f_valuestack));
+#if PY_VERSION_HEX < 0x030a0000
+    P(offsetof(PyFrameObject, f_stacktop));
+#else
+    P(offsetof(PyFrameObject, f_stackdepth));
+#endif
+#else
+    P(offsetof(PyThreadState, native_thread_id)); P(offsetof(PyGenObject, gi_iframe));
+    P(offsetof(PyGenObject, gi_frame_state)); P(offsetof(_PyInterpreterFrame, stacktop));
+    P(FRAME_EXECUTING); P(FRAME_COMPLETED);
+#endif
     return 0;
 }
 "#;
@@ -117,6 +130,14 @@ fn internal(minor: u8) -> Vec<u64> {
             all.extend([r.co_name, names, kinds, table, code]);
         }
         other => panic!("{other:?}"),
+    }
+    all.extend([r.ts_thread, r.ts_id].map(u64::from));
+    match r.suspended {
+        Suspended::Pointer { frame, top } => all.extend([frame, 64, top]),
+        Suspended::Depth { frame, stack, depth } => all.extend([frame, stack, depth]),
+        Suspended::Within { frame, state, top } => {
+            all.extend([r.ts_native.unwrap().into(), frame, state, top, 0, 1]);
+        }
     }
     all
 }

@@ -6,6 +6,7 @@
 mod census;
 mod code;
 mod cores;
+mod flows;
 mod holders;
 mod layouts;
 mod lists;

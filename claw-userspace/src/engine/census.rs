@@ -32,6 +32,11 @@ const SETTLED: f64 = 300.0;
 const COMPANIONS: f64 = 8.0;
 /// Types of the interpreter's own whose objects hold others.
 const HOLD_OTHERS: [&str; 5] = ["dict", "list", "set", "frozenset", "tuple"];
+/// Types that threads and tasks are made of, and what one of them takes outside
+/// the pools, bytes: its stack, mostly.
+const FLOW_PARTS: [&str; 6] =
+    ["threading.", "_thread.", "asyncio.", "_asyncio.", "queue.", "weakref."];
+const FLOW_BYTES: f64 = 256.0 * 1024.0;
 /// How far the growth of a container may be from that of what it holds.
 const AS_FAST: [f64; 2] = [0.5, 2.0];
 /// … of one that is bounded: taking it for the holder ends the alarm.
@@ -48,7 +53,13 @@ struct Growing<'a> {
 }
 
 /// All findings of one process, by a key that is unique within the run.
-pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String, model::Finding> {
+/// `flows` are those of its threads and tasks.
+pub fn findings(
+    session: &Session,
+    p: &Process,
+    flows: &BTreeMap<String, model::Finding>,
+    now_ns: u64,
+) -> BTreeMap<String, model::Finding> {
     let mut found = BTreeMap::new();
     let Some(last) = &p.censuses.last else { return found };
     let heap = p.info.heap_bytes.map(|b| b as f64);
@@ -66,11 +77,17 @@ pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String,
         .collect();
     growing.sort_by(|a, b| b.bytes.per_minute.total_cmp(&a.bytes.per_minute));
     let scope = Scope { session, process: p, now_ns, heap, census_ns: last.t_ns };
+    // What a thread or task holds grows with it.
+    let flow_rate: f64 = flows.values().filter_map(|f| f.growth.count_per_minute).sum();
+    growing.retain(|g| {
+        let part = FLOW_PARTS.iter().any(|p| g.name.starts_with(p)) || !is_own(g.name);
+        !part || g.objects_per_minute > flow_rate * COMPANIONS
+    });
     let own: f64 = growing.iter().filter(|g| is_own(g.name)).map(|g| g.objects_per_minute).sum();
     let all_bytes: f64 = growing.iter().map(|g| g.bytes.per_minute).sum();
     let outside = rise(&p.censuses.outside.points(), floor.max(FLOOR_OUTSIDE))
         // Large tables and buffers grow with the objects that own them.
-        .filter(|outside| outside.per_minute > all_bytes);
+        .filter(|outside| outside.per_minute > all_bytes + flow_rate * FLOW_BYTES);
     // What comes with the service's own objects, or with what grows outside
     // the pools, is theirs; of the rest one is named.
     let is_other = |g: &&Growing<'_>| !is_own(g.name) && g.objects_per_minute > own * COMPANIONS;

@@ -1,10 +1,12 @@
 //! Why memory stays, and what to change.
 
+mod flow;
 mod holder;
 mod python;
 mod remedy;
 mod waits;
 
+pub use flow::flow_remedy;
 pub use holder::holder_remedy;
 pub use python::python_remedy;
 pub use remedy::remedy;

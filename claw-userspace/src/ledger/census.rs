@@ -15,7 +15,7 @@ const MOST_SERIES: usize = 4096;
 pub struct Series(Vec<(u64, f64)>);
 
 impl Series {
-    fn add(&mut self, t_ns: u64, value: f64) {
+    pub(super) fn add(&mut self, t_ns: u64, value: f64) {
         if self.0.last().is_some_and(|(t, _)| *t >= t_ns) {
             return;
         }

@@ -8,6 +8,7 @@ mod before;
 mod census;
 mod cycles;
 mod exact;
+mod flows;
 mod foreign;
 mod holders;
 mod lifetimes;
@@ -23,6 +24,7 @@ use rustc_hash::FxHashMap;
 pub use before::Before;
 pub use census::{Censuses, Held, Series, TypeHistory};
 pub use exact::{Estimate, Exact, Scale, Subject};
+pub use flows::{FlowHistories, FlowHistory};
 pub use holders::{HeldBy, Holders};
 pub use lifetimes::Lifetimes;
 pub use places::{Place, Places};
@@ -32,7 +34,7 @@ pub use writers::{Writer, Writers, Written};
 
 use crate::{
     decode::{Event, Label, What},
-    stream::{Blocked, Part, Still, TargetInfo, Window},
+    stream::{Blocked, FlowKind, Part, Still, TargetInfo, Window},
     target::go::memprofile::sampled_share,
     tenant::{TenantId, TenantTable},
 };
@@ -79,6 +81,8 @@ pub struct Process {
     pub writers: Writers,
     /// … and who holds it.
     pub holders: Holders,
+    /// Its threads and tasks.
+    pub flows: BTreeMap<FlowKind, FlowHistories>,
     /// Parts that can no longer be seen.
     pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
@@ -115,6 +119,7 @@ impl Ledger {
             censuses: Censuses::default(),
             writers: Writers::default(),
             holders: Holders::default(),
+            flows: BTreeMap::new(),
             blind: Vec::new(),
             buckets: FxHashMap::default(),
             exact: None,

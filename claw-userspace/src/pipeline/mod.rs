@@ -4,6 +4,7 @@
 
 mod child;
 mod clock;
+mod crowd;
 mod duty;
 mod every;
 mod goroutines;

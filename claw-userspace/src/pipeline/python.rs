@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Options,
     clock::monotonic_ns,
+    crowd::Crowd,
     duty::Duty,
     holders::Looks,
     owner::Owner,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     probe::{HitCost, PyWindows},
     report::clean::clean,
-    stream::{Blocked, CensusItem, Grown, Item, PyWindow, TargetInfo, TypeCount},
+    stream::{Blocked, CensusItem, FlowKind, Grown, Item, PyWindow, TargetInfo, TypeCount},
     target::{
         cpython::{
             census::{Census, Container},
@@ -70,6 +71,9 @@ pub struct WatchedPython {
     growing: FxHashMap<u64, Streak>,
     windows: Windows,
     holders: Looks,
+    threads: Crowd,
+    tasks: Crowd,
+    rules: Vec<(u8, Rule)>,
 }
 
 /// Censuses in a row in which a container has grown, and those since that have
@@ -140,6 +144,9 @@ impl WatchedPython {
             elements: FxHashMap::default(),
             growing: FxHashMap::default(),
             holders: Looks::default(),
+            threads: Crowd::default(),
+            tasks: Crowd::default(),
+            rules: owner.inside.clone(),
             windows: Windows {
                 duty,
                 open: None,
@@ -178,6 +185,10 @@ impl WatchedPython {
             anon_bytes: m.anon_bytes,
             threads: m.threads,
         }];
+        // What is not known of them is said at the start.
+        if let Ok(threads) = self.live.threads(&self.rules) {
+            items.push(Item::Flows(self.threads.look(pid, t_ns, FlowKind::Thread, threads)));
+        }
         let changed = m.anon_bytes.abs_diff(self.anon_bytes) >= CHANGED;
         if t_ns < self.not_before_ns || !(changed || self.skipped + 1 >= AT_LEAST_EVERY) {
             self.skipped += 1;
@@ -190,6 +201,9 @@ impl WatchedPython {
             let pause = taken.took_ns as f64 / SHARE;
             self.not_before_ns = t_ns.saturating_add(pause as u64);
             let grown = self.grown(&taken.census);
+            if let Ok(tasks) = self.live.tasks(&self.rules, &taken.census.tasks) {
+                items.push(Item::Flows(self.tasks.look(pid, t_ns, FlowKind::Task, tasks)));
+            }
             let c = taken.census;
             items.push(Item::Census(CensusItem {
                 pid,

@@ -192,6 +192,8 @@ pub enum Kind {
     Goroutine,
     Thread,
     Rss,
+    /// Of asyncio.
+    Task,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

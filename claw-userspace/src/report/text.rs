@@ -195,6 +195,8 @@ fn table(out: &mut String, r: &Report, style: Style) {
 fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     let subject = match (f.kind, &f.type_name) {
         (Kind::Goroutine, _) => "goroutines created".to_owned(),
+        (Kind::Thread, _) if f.site.stack.is_empty() => "threads started".to_owned(),
+        (Kind::Task, _) => "asyncio tasks created".to_owned(),
         (Kind::Rss, _) => "memory outside the runtime's heap".to_owned(),
         (_, Some(name)) => format!("objects of {} made", cut(name, WIDTH / 2)),
         (_, None) if f.site.stack.is_empty() => "objects made".to_owned(),
@@ -233,6 +235,13 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     }
     if f.site.stack.is_empty() {
         line!(out, "{}", style.bold(&format!("   → {}", cut(&f.site.function, WIDTH - 5))));
+        if let (Some(file), Some(line)) = (&f.site.file, f.site.line) {
+            line!(
+                out,
+                "{}",
+                style.dim(&format!("       {}", cut_left(&format!("{file}:{line}"), WIDTH - 7)))
+            );
+        }
     }
     if let Some(h) = &f.holder {
         let held = format!("held by {} ({} elements)", h.root, h.objects);
@@ -250,7 +259,12 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
         live.push(format!("{} in use", bytes(b)));
     }
     if let Some(o) = f.live.objects {
-        let what = if f.kind == Kind::Goroutine { "goroutines" } else { "objects" };
+        let what = match f.kind {
+            Kind::Goroutine => "goroutines",
+            Kind::Thread => "threads",
+            Kind::Task => "tasks",
+            Kind::Heap | Kind::Rss => "objects",
+        };
         live.push(format!("{o:.0} {what}"));
     }
     if let Some(o) = f.live.oldest_s {

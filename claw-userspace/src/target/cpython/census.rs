@@ -23,6 +23,7 @@ const CHUNK: usize = 1 << 20;
 const LARGE: u64 = 64;
 const MOST_CONTAINERS: usize = 4096;
 const MOST_MODULES: usize = 1 << 14;
+const MOST_TASKS: usize = 1 << 17;
 
 /// Type of what `functools.lru_cache` makes of a function.
 pub const LRU_CACHE: &str = "functools._lru_cache_wrapper";
@@ -64,6 +65,8 @@ pub struct Census {
     /// Addresses of module objects, and of functions with an `lru_cache`.
     pub modules: Vec<u64>,
     pub cached: Vec<u64>,
+    /// Addresses of asyncio's tasks.
+    pub tasks: Vec<u64>,
     /// Bytes that could not be read, because they were unmapped meanwhile.
     pub unreadable: u64,
 }
@@ -163,6 +166,9 @@ impl<M: Memory> Walk<'_, M> {
         }
         if t.name == LRU_CACHE && self.census.cached.len() < MOST_MODULES {
             self.census.cached.push(address);
+        }
+        if t.name == "_asyncio.Task" && self.census.tasks.len() < MOST_TASKS {
+            self.census.tasks.push(address);
         }
         let at = if t.flags & (flags::LIST_SUBCLASS | flags::DICT_SUBCLASS) != 0
             || t.name == "collections.deque"

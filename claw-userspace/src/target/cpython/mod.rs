@@ -5,6 +5,7 @@ pub mod binary;
 pub mod census;
 pub mod code;
 pub mod copy;
+pub mod flows;
 pub mod graph;
 pub mod holder;
 pub mod layout;

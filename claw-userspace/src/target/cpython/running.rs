@@ -37,6 +37,19 @@ pub enum Locals {
     Together { names: u64, kinds: u64 },
 }
 
+/// Where a generator or coroutine object keeps its frame, and the frame the
+/// value on top of its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspended {
+    /// `gi_frame`; `f_stacktop` (≤ 3.9), a pointer behind that value.
+    Pointer { frame: u64, top: u64 },
+    /// `gi_frame`; `f_valuestack`, `f_stackdepth` (3.10).
+    Depth { frame: u64, stack: u64, depth: u64 },
+    /// `gi_iframe` within the object, `gi_frame_state`;
+    /// `_PyInterpreterFrame.stacktop`, in words from the first local variable.
+    Within { frame: u64, state: u64, top: u64 },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
     pub thread: Thread,
@@ -47,6 +60,10 @@ pub struct Running {
     /// `_PyCFrame.current_frame`, where there is one.
     pub cframe_frame: Option<u32>,
     pub ts_context: u32,
+    /// `PyThreadState.thread_id`, `.native_thread_id` where there is one, `.id`.
+    pub ts_thread: u32,
+    pub ts_native: Option<u32>,
+    pub ts_id: u32,
     /// Of a frame, `PyFrameObject` (≤ 3.10) or `_PyInterpreterFrame`: code
     /// object, caller, instruction (`f_lasti`, `prev_instr`, `instr_ptr`),
     /// local variables, and who owns it.
@@ -61,18 +78,24 @@ pub struct Running {
     pub co_name: u64,
     pub lines: Lines,
     pub locals: Locals,
+    pub suspended: Suspended,
 }
 
 const SEPARATE: Locals = Locals::Separate { count: 28, names: 72, cells: 88, free: 80 };
 const TOGETHER: Locals = Locals::Together { names: 96, kinds: 104 };
 
-const fn object_frames(current: u64, f_lasti: u32, lines: Lines) -> Running {
+const POINTER: Suspended = Suspended::Pointer { frame: 16, top: 72 };
+
+const fn object_frames(current: u64, f_lasti: u32, lines: Lines, suspended: Suspended) -> Running {
     Running {
         thread: Thread::Current(current),
         ts_interp: 16,
         ts_frame: 24,
         cframe_frame: None,
         ts_context: 240,
+        ts_thread: 176,
+        ts_native: None,
+        ts_id: 256,
         f_code: 32,
         f_previous: 24,
         f_instruction: f_lasti,
@@ -83,18 +106,27 @@ const fn object_frames(current: u64, f_lasti: u32, lines: Lines) -> Running {
         co_name: 112,
         lines,
         locals: SEPARATE,
+        suspended,
     }
 }
 
-static R8: Running = object_frames(1368, 104, Lines::Lnotab(120));
-static R9: Running = object_frames(568, 104, Lines::Lnotab(120));
-static R10: Running = object_frames(568, 96, Lines::Table310(120));
+static R8: Running = object_frames(1368, 104, Lines::Lnotab(120), POINTER);
+static R9: Running = object_frames(568, 104, Lines::Lnotab(120), POINTER);
+static R10: Running = object_frames(
+    568,
+    96,
+    Lines::Table310(120),
+    Suspended::Depth { frame: 16, stack: 64, depth: 80 },
+);
 static R11: Running = Running {
     thread: Thread::Current(576),
     ts_interp: 16,
     ts_frame: 56,
     cframe_frame: Some(8),
     ts_context: 224,
+    ts_thread: 152,
+    ts_native: Some(160),
+    ts_id: 240,
     f_code: 32,
     f_previous: 48,
     f_instruction: 56,
@@ -105,6 +137,7 @@ static R11: Running = Running {
     co_name: 128,
     lines: Lines::Locations { table: 136, code: 184 },
     locals: TOGETHER,
+    suspended: Suspended::Within { frame: 80, state: 75, top: 64 },
 };
 static R12: Running = Running {
     thread: Thread::Holder { main: 48, gil: 384, last_holder: 8 },
@@ -113,14 +146,20 @@ static R12: Running = Running {
     f_previous: 8,
     f_owner: Some(70),
     ts_context: 208,
+    ts_thread: 136,
+    ts_native: Some(144),
+    ts_id: 224,
     co_first_line: 68,
     lines: Lines::Locations { table: 136, code: 192 },
+    suspended: Suspended::Within { frame: 72, state: 67, top: 64 },
     ..R11
 };
 static R13: Running = Running {
     thread: Thread::Holder { main: 640, gil: 16, last_holder: 8 },
     ts_frame: 72,
     cframe_frame: None,
+    ts_thread: 152,
+    ts_native: Some(160),
     lines: Lines::Locations { table: 136, code: 200 },
     ..R12
 };

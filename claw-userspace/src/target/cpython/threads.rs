@@ -79,6 +79,8 @@ pub struct Active {
     pub code: u64,
     /// Address of its first local variable.
     pub locals: u64,
+    /// Where it stands: an address, up to 3.10 `f_lasti`.
+    pub instruction: u64,
 }
 
 /// What was found in the runtime's lists.
@@ -92,8 +94,22 @@ pub struct Interpreters {
     pub frames: Vec<Active>,
 }
 
-/// Read the runtime's lists.
-pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets) -> Interpreters {
+/// A thread that the interpreter knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadState {
+    pub address: u64,
+    /// Address of its innermost frame; `None` when it runs no Python.
+    pub frame: Option<u64>,
+}
+
+/// Read the runtime's lists; `thread` gets every thread.
+fn lists<M: Memory>(
+    memory: &M,
+    runtime: u64,
+    minor: u8,
+    o: &Offsets,
+    mut thread: impl FnMut(ThreadState),
+) -> Interpreters {
     let at = |base: u64, offset: u64| memory.u64_at(base.checked_add(offset)?).ok();
     let pointer = |base: u64, offset: u64| at(base, offset).filter(|p| *p != 0);
     let byte = |base: u64, offset: u64| at(base, offset).map_or(0, |w| w & 0xffff_ffff);
@@ -104,33 +120,68 @@ pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets)
         let gc = if minor == 8 { runtime } else { interpreter }.wrapping_add(o.gc);
         found.collecting |= byte(gc, GC_COLLECTING) != 0;
         found.gc_enabled &= byte(gc, GC_ENABLED) != 0;
-        let mut thread = pointer(interpreter, o.threads);
-        while let Some(state) = thread.filter(|_| found.threads < MOST_THREADS) {
+        let mut state = pointer(interpreter, o.threads);
+        while let Some(address) = state.filter(|_| found.threads < MOST_THREADS) {
             found.threads += 1;
-            if let Some(running) = Running::of(minor) {
-                let frame = pointer(state, running.ts_frame.into());
-                let frame = match running.cframe_frame {
+            let frame = Running::of(minor).and_then(|r| {
+                let frame = pointer(address, r.ts_frame.into());
+                match r.cframe_frame {
                     Some(current) => frame.and_then(|c| pointer(c, current.into())),
                     None => frame,
-                };
-                frames(memory, running, frame, &mut found.frames);
-            }
-            thread = pointer(state, o.next_thread);
+                }
+            });
+            thread(ThreadState { address, frame });
+            state = pointer(address, o.next_thread);
         }
         next = pointer(interpreter, o.next_interpreter);
     }
     found
 }
 
-fn frames<M: Memory>(memory: &M, r: &Running, frame: Option<u64>, found: &mut Vec<Active>) {
-    let (previous, code, locals) = (r.f_previous.into(), r.f_code.into(), u64::from(r.f_locals));
-    let at = |base: u64, offset: u64| memory.u64_at(base.checked_add(offset)?).ok();
-    let mut next = frame;
-    while let Some(frame) = next.filter(|f| *f != 0 && found.len() < MOST_FRAMES) {
-        if let Some(code) = at(frame, code) {
-            found.push(Active { code, locals: frame.wrapping_add(locals) });
+/// Read the runtime's lists, with the frames of all threads.
+pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets) -> Interpreters {
+    let mut running = Vec::new();
+    let mut found = lists(memory, runtime, minor, o, |thread| {
+        if let Some(r) = Running::of(minor) {
+            frames(memory, r, thread.frame, MOST_FRAMES, &mut running);
         }
-        next = at(frame, previous);
+    });
+    found.frames = running;
+    found
+}
+
+/// All threads of all interpreters.
+pub fn threads<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets) -> Vec<ThreadState> {
+    let mut found = Vec::new();
+    lists(memory, runtime, minor, o, |thread| found.push(thread));
+    found
+}
+
+/// Add `frame` and its callers, until there are `most` in `found`.
+pub fn frames<M: Memory>(
+    memory: &M,
+    r: &Running,
+    frame: Option<u64>,
+    most: usize,
+    found: &mut Vec<Active>,
+) {
+    let at = |base: u64, offset: u32| memory.u64_at(base.checked_add(offset.into())?).ok();
+    let mut next = frame;
+    while let Some(frame) = next.filter(|f| *f != 0 && found.len() < most) {
+        found.extend(Active::at(memory, r, frame));
+        next = at(frame, r.f_previous);
+    }
+}
+
+impl Active {
+    /// The frame at an address; `None` when it cannot be read.
+    pub fn at<M: Memory>(memory: &M, r: &Running, frame: u64) -> Option<Self> {
+        let at = |offset: u32| memory.u64_at(frame.checked_add(offset.into())?).ok();
+        Some(Self {
+            code: at(r.f_code)?,
+            locals: frame.wrapping_add(r.f_locals.into()),
+            instruction: at(r.f_instruction)?,
+        })
     }
 }
 

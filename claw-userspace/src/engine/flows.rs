@@ -1,0 +1,165 @@
+//! From the threads and tasks of a CPython process to findings, in words: old
+//! ones stay and new ones join.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    detect::{Rise, rise},
+    explain::flow_remedy,
+    ledger::{FlowHistory, Process},
+    report::model,
+    stream::{FlowKind, FlowLine, Session},
+};
+
+use super::assemble::timestamp;
+use model::{EvidenceKind, Kind, Severity, Verdict};
+
+/// Growth below this is none, a minute.
+const FLOOR: f64 = 0.2;
+/// Of those that had stayed, the share that may have ended after all, for a
+/// leak and for a finding.
+const ENDED: [f64; 2] = [0.05, 0.5];
+/// A process younger than this may still be starting its workers, s.
+const WARM_UP: f64 = 60.0;
+/// Slow growth is looked at in longer steps, of which there have to be this
+/// many.
+const LONG_STEPS: [usize; 4] = [1, 2, 4, 8];
+const FEWEST_LONG: usize = 8;
+/// A thread or task and what hangs on it is some ten KiB: 60 a minute fill a
+/// machine within days.
+const HIGH: f64 = 60.0;
+
+/// All findings of one process, by a key that is unique within the run.
+pub fn findings(session: &Session, p: &Process, now_ns: u64) -> BTreeMap<String, model::Finding> {
+    let mut found = BTreeMap::new();
+    for (kind, histories) in &p.flows {
+        for h in histories.groups.values() {
+            let Some(rise) = steady(&h.old.points()) else { continue };
+            let ended = h.old_ended as f64 / (h.old_ended + h.last.old).max(1) as f64;
+            if ended <= ENDED[1] {
+                let finding = finding(session, p, *kind, h, (&rise, ended), now_ns);
+                found.insert(format!("{}/{kind:?}/{}", p.info.pid, finding.id), finding);
+            }
+        }
+    }
+    found
+}
+
+fn steady(points: &[(f64, f64)]) -> Option<Rise> {
+    LONG_STEPS.into_iter().find_map(|step| {
+        let thinned: Vec<(f64, f64)> = points.iter().rev().step_by(step).rev().copied().collect();
+        (step == 1 || thinned.len() >= FEWEST_LONG).then(|| rise(&thinned, FLOOR)).flatten()
+    })
+}
+
+fn finding(
+    session: &Session,
+    p: &Process,
+    flow: FlowKind,
+    h: &FlowHistory,
+    (rise, ended): (&Rise, f64),
+    now_ns: u64,
+) -> model::Finding {
+    let (info, group) = (&p.info, &h.last);
+    let (kind, what) = match flow {
+        FlowKind::Thread => (Kind::Thread, "threads"),
+        FlowKind::Task => (Kind::Task, "pending tasks"),
+    };
+    let tenant = group.tenant.clone().or_else(|| info.default_tenant.clone());
+    let tenant = tenant.unwrap_or_else(|| "-".to_owned());
+    let FlowLine { function, file, line } = group.start.clone();
+    let id = model::finding_id(&info.name, kind, &tenant, &format!("{function} {file}"));
+    let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
+    let oldest_s = now_ns.saturating_sub(group.oldest_ns) as f64 / 1e9;
+    let known = |line: u32| (line > 0).then_some(line);
+    let at = group.at.clone();
+    let blocked_on =
+        at.as_ref().zip(group.waits_for.as_ref()).map(|(at, reason)| model::BlockedOn {
+            reason: reason.clone(),
+            function: Some(at.function.clone()),
+            file: Some(at.file.clone()),
+            line: known(at.line),
+        });
+    let (rising, steps) = rise.steps;
+    let mut evidence = vec![
+        model::Evidence {
+            kind: EvidenceKind::Trend,
+            detail: format!(
+                "{what} started with {function} that stay: the least that any later look counted \
+                 rose in {rising} of {steps} steps over {:.0} s, without slowing down",
+                rise.span_s
+            ),
+            value: Some(rise.per_minute),
+        },
+        model::Evidence {
+            kind: EvidenceKind::Age,
+            detail: format!(
+                "of those that were seen twice, {} are over and {} are not; the oldest was first \
+                 seen {oldest_s:.0} s ago",
+                h.old_ended, group.old
+            ),
+            value: Some(ended),
+        },
+    ];
+    if let Some(at) = &at {
+        evidence.push(model::Evidence {
+            kind: EvidenceKind::Blocked,
+            detail: format!(
+                "{} of {} stand in {} ({}:{})",
+                group.standing, group.alive, at.function, at.file, at.line
+            ),
+            value: Some(group.standing as f64),
+        });
+    }
+    let place = at.filter(|a| a.line > 0);
+    model::Finding {
+        type_name: None,
+        site: model::Site {
+            id: id.clone(),
+            function,
+            file: Some(file),
+            line: known(line),
+            stack: Vec::new(),
+        },
+        id,
+        kind,
+        verdict: if rise.leak && warm && ended <= ENDED[0] {
+            Verdict::Leak
+        } else {
+            Verdict::Suspect
+        },
+        severity: match rise.per_minute / HIGH {
+            s if s >= 1.0 => Severity::High,
+            s if s >= 0.1 => Severity::Medium,
+            _ => Severity::Low,
+        },
+        confidence: model::rounded(rise.confidence * (1.0 - ended)),
+        pid: info.pid,
+        process: crate::report::clean::clean(&info.name),
+        tenant,
+        growth: model::Growth {
+            percent_per_minute: None,
+            bytes_per_minute: None,
+            count_per_minute: Some(rise.per_minute),
+            interval95: Some(rise.interval95),
+        },
+        live: model::Live {
+            bytes: None,
+            objects: Some(group.alive as f64),
+            before_attach_bytes: None,
+            oldest_s: Some(oldest_s),
+            age_s: None,
+            freed_lifetime_s: None,
+        },
+        since: timestamp(session, group.oldest_ns),
+        detected_after_s: now_ns.saturating_sub(session.t_ns) as f64 / 1e9,
+        blocked_on,
+        evidence,
+        holder: None,
+        remedy: Some(model::Remedy {
+            text: flow_remedy(flow, group),
+            file: place.as_ref().map(|p| p.file.clone()),
+            line: place.map(|p| p.line),
+        }),
+    }
+}
