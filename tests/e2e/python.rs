@@ -184,3 +184,46 @@ fn a_stop_ends_with_the_agent_even_when_it_is_killed() {
     }
     assert!(killed > 0, "no stop was seen");
 }
+
+/// `concurrency.py`.
+fn concurrency(how: &str) -> Running {
+    let script = root().join("tests/fixtures/python/concurrency.py");
+    Running::start(Command::new("python3").arg(script).arg(how))
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn threads_and_tasks_that_pile_up() {
+    let leaking = [concurrency("threads_leak"), concurrency("tasks_leak")];
+    let healthy = [concurrency("threads_end"), concurrency("pool"), concurrency("tasks_fixed")];
+    let pids: Vec<String> = leaking.iter().chain(&healthy).map(|r| r.pid().to_string()).collect();
+    let mut args = vec!["watch", "--interval", "4s"];
+    for pid in &pids {
+        args.extend(["--pid", pid]);
+    }
+    let kinds = ["thread", "task"];
+    let (code, report) = watch_until(&args, Duration::from_secs(110), |found| {
+        let of = |r: &Running, kind: &str| {
+            let leak = |f: &&Value| f["pid"] == r.pid() && f["kind"] == kind;
+            found.iter().any(|f| leak(&f) && f["verdict"] == "leak")
+        };
+        leaking.iter().zip(kinds).all(|(r, kind)| of(r, kind))
+    });
+    assert_eq!(code, 1);
+    let found: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
+    let marked = |marker| marked_line_of("tests/fixtures/python/concurrency.py", marker);
+    for (running, kind, function, tenant, line, reason) in [
+        (&leaking[0], "thread", "consumer", "acme", marked("# leak: consumer"), "a lock"),
+        (&leaking[1], "task", "notify", "globex", marked("# leak: notify"), "locks."),
+    ] {
+        let of: Vec<_> = found.iter().filter(|f| f["pid"] == running.pid()).collect();
+        assert_eq!(of.len(), 1, "one cause, one finding: {of:#?}");
+        let f = of[0];
+        assert_eq!((&f["kind"], &f["verdict"]), (&kind.into(), &"leak".into()), "{f:#}");
+        assert_eq!((&f["site"]["function"], &f["tenant"]), (&function.into(), &tenant.into()));
+        assert!(f["site"]["line"].as_u64().unwrap() > 0 && f["remedy"]["text"].is_string());
+        assert_eq!(f["blocked_on"]["line"], line, "{f:#}");
+        assert!(f["blocked_on"]["reason"].as_str().unwrap().contains(reason), "{f:#}");
+    }
+    assert_eq!(found.len(), 2, "healthy twins stay silent: {found:#?}");
+}

@@ -163,3 +163,108 @@ fn finding(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::Engine,
+        ledger::Bounds,
+        stream::{FlowGroup, Item, PyFlows, TargetInfo},
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Of one group, what each look counts: alive, old, old ones that ended.
+    fn judge(kind: FlowKind, looks: &[[u64; 3]]) -> Vec<model::Finding> {
+        let session = Session {
+            execution_id: "test".into(),
+            host: "host".into(),
+            environment: None,
+            wall_ns: 0,
+            t_ns: 0,
+            interval_ns: 10 * SECOND,
+            threshold: 5.2,
+        };
+        let mut engine = Engine::new(session, Bounds::default());
+        engine.apply(Item::Target(TargetInfo {
+            pid: 7,
+            start_ticks: 1,
+            uptime_ns: 100 * SECOND,
+            t_ns: 0,
+            name: "svc".into(),
+            exe: "/svc".into(),
+            runtime: "cpython".into(),
+            version: "3.12.1".into(),
+            stripped: false,
+            container: None,
+            mode: "census".into(),
+            sample_rate: None,
+            heap_bytes: None,
+            default_tenant: None,
+            labels_before_default: 0,
+            blocked: Vec::new(),
+        }));
+        for (i, [alive, old, old_ended]) in (0u64..).zip(looks) {
+            let line = |function: &str, line| FlowLine {
+                function: function.into(),
+                file: "/app/a.py".into(),
+                line,
+            };
+            let group = FlowGroup {
+                start: line("work", 3),
+                tenant: Some("acme".into()),
+                alive: *alive,
+                old: *old,
+                old_ended: *old_ended,
+                oldest_ns: 0,
+                at: Some(line("wait", 9)),
+                waits_for: Some("a lock".into()),
+                standing: *alive,
+            };
+            let t_ns = i * 10 * SECOND;
+            let looks = i as u32 + 1;
+            let groups = vec![group];
+            let item = PyFlows { pid: 7, t_ns, kind, looks, groups, ..PyFlows::default() };
+            engine.apply(Item::Flows(item));
+            engine.apply(Item::Tick { t_ns });
+        }
+        engine.report().findings
+    }
+
+    fn series(n: u64, of: impl Fn(u64) -> [u64; 3]) -> Vec<[u64; 3]> {
+        (0..n).map(of).collect()
+    }
+
+    #[test]
+    fn what_stays_and_becomes_more_is_a_leak() {
+        for (kind, expected) in [(FlowKind::Thread, Kind::Thread), (FlowKind::Task, Kind::Task)] {
+            // Beside short ones, of which each look sees others.
+            let looks = series(10, |i| [i * 3 + i % 2 * 20, (i * 3).saturating_sub(3), 0]);
+            let found = judge(kind, &looks);
+            assert_eq!(found.len(), 1, "{found:#?}");
+            let f = &found[0];
+            assert_eq!((f.kind, f.verdict, &*f.tenant), (expected, Verdict::Leak, "acme"));
+            assert_eq!((&*f.site.function, f.site.line), ("work", Some(3)));
+            assert!((f.growth.count_per_minute.unwrap() - 18.0).abs() < 1.0);
+            let blocked = f.blocked_on.as_ref().unwrap();
+            assert_eq!((&*blocked.reason, blocked.line), ("a lock", Some(9)));
+            assert_eq!(f.severity, Severity::Medium);
+        }
+        // One in half a minute.
+        let slow = judge(FlowKind::Thread, &series(40, |i| [i / 3, i / 3, 0]));
+        assert!(slow.len() == 1 && slow[0].verdict == Verdict::Leak, "{slow:#?}");
+    }
+
+    #[test]
+    fn healthy_ones_are_silent() {
+        let fixed = series(60, |_| [50, 50, 0]);
+        let short = series(60, |i| [i * 7 % 40, 0, 0]);
+        let long = series(60, |i| [20 + i * 7 % 11, 10 + i * 5 % 7, 4]);
+        let filling = series(60, |i| [i.min(16), i.min(16), 0]);
+        let connections = series(60, |i| [20 + i, 10 + i, 8]);
+        for looks in [fixed, short, long, filling, connections] {
+            assert_eq!(judge(FlowKind::Thread, &looks), [], "{looks:?}");
+        }
+    }
+}
