@@ -35,13 +35,15 @@ fn cleaned(line: &Line) -> FlowLine {
     FlowLine { function: clean(&line.function), file: clean(&line.file), line: line.line }
 }
 
+/// Where, and on what, how many wait.
+type Waiting = BTreeMap<(Option<FlowLine>, Option<String>), u64>;
+
 impl Crowd {
     /// Take what a look found.
     pub fn look(&mut self, pid: u32, t_ns: u64, kind: FlowKind, found: Flows) -> PyFlows {
         self.looks = self.looks.saturating_add(1);
         let mut groups: BTreeMap<Key, FlowGroup> = BTreeMap::new();
-        let mut places: BTreeMap<Key, BTreeMap<(Option<FlowLine>, Option<String>), u64>> =
-            BTreeMap::new();
+        let mut places: BTreeMap<Key, Waiting> = BTreeMap::new();
         let mut now = FxHashMap::default();
         for flow in found.all {
             let before = self.members.remove(&flow.id);
