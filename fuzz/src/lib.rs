@@ -3,5 +3,7 @@
 
 #[path = "../../tests/hostile/exercise.rs"]
 pub mod exercise;
+#[path = "../../tests/hostile/python.rs"]
+pub mod python;
 #[path = "../../tests/simulate/mod.rs"]
 pub mod simulate;

@@ -197,7 +197,7 @@ fn threads_and_tasks_that_pile_up() {
     let leaking = [concurrency("threads_leak"), concurrency("tasks_leak")];
     let healthy = [concurrency("threads_end"), concurrency("pool"), concurrency("tasks_fixed")];
     let pids: Vec<String> = leaking.iter().chain(&healthy).map(|r| r.pid().to_string()).collect();
-    let mut args = vec!["watch", "--interval", "4s"];
+    let mut args = vec!["watch", "--interval", "2s"];
     for pid in &pids {
         args.extend(["--pid", pid]);
     }

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod exercise;
+mod python;
 #[path = "../simulate/mod.rs"]
 mod simulate;
 
@@ -144,6 +145,30 @@ fn any_memory_is_walked_without_harm() {
             })
             .collect();
         exercise::memory(&bytes);
+    }
+}
+
+#[test]
+fn any_python_is_read_without_harm() {
+    let mut random = Random(19);
+    for _ in 0..60 {
+        let len = 64 + random.below(400);
+        let mut bytes: Vec<u8> = (0..9).map(|_| random.next() as u8).collect();
+        // Words, so that pointers, counts, flags and lengths are found where they
+        // should be.
+        bytes.extend((0..len).flat_map(|_| {
+            let word = match random.below(8) {
+                0 => random.next(),
+                1 => 0x7f00_0000_0000 + random.next() % (1 << 16) / 8 * 8,
+                2 => 0x1_0000 + random.next() % 2048 / 8 * 8,
+                3 => 1 << random.below(64),
+                4 => u64::MAX - random.next() % 64,
+                5 => random.next() % 4096,
+                _ => random.next() % 8,
+            };
+            word.to_le_bytes()
+        }));
+        python::python(&bytes);
     }
 }
 

@@ -55,6 +55,11 @@ impl Code {
         })
     }
 
+    /// Bytes of its line table.
+    pub fn table_bytes(&self) -> u64 {
+        self.table.len() as u64
+    }
+
     /// Line of the instruction that a frame stands at: `instruction` is an
     /// address, ≤ 3.10 `f_lasti`. 0 when it has none.
     pub fn line(&self, r: &Running, at: u64, instruction: u64) -> u32 {

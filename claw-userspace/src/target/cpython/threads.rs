@@ -167,7 +167,9 @@ pub fn frames<M: Memory>(
 ) {
     let at = |base: u64, offset: u32| memory.u64_at(base.checked_add(offset.into())?).ok();
     let mut next = frame;
-    while let Some(frame) = next.filter(|f| *f != 0 && found.len() < most) {
+    // A chain may run in a circle over frames that cannot be read.
+    for _ in found.len()..most {
+        let Some(frame) = next.filter(|f| *f != 0) else { return };
         found.extend(Active::at(memory, r, frame));
         next = at(frame, r.f_previous);
     }

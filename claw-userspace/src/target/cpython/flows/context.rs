@@ -30,7 +30,7 @@ const MOST_WORDS: u64 = 64;
 const INT_HEAD: u64 = 16;
 const DIGITS: u64 = 24;
 
-impl Reader<'_> {
+impl<M: Memory> Reader<'_, M> {
     /// Name and value of the variables that hold a string or number.
     pub(super) fn variables(&mut self, context: u64) -> Vec<(String, String)> {
         let mut found = Vec::new();

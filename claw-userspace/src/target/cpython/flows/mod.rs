@@ -26,8 +26,10 @@ use crate::{
 
 /// Frames of one flow that are followed.
 const MOST_FRAMES: usize = 1 << 10;
-/// Code objects that are remembered in one look.
-const MOST_CODES: usize = 1 << 16;
+/// Frames and code objects of one look; a line table costs one more for each of
+/// these bytes.
+const MOST_READS: u64 = 1 << 18;
+const TABLE_BYTES: u64 = 64;
 /// Longest tenant, characters: as in windows.
 const MOST_TENANT: usize = 64;
 
@@ -63,13 +65,17 @@ pub struct Flows {
 }
 
 /// Reads flows of one process, in one look.
-struct Reader<'a> {
-    objects: Objects<'a, ProcessMemory>,
+pub struct Reader<'a, M> {
+    objects: Objects<'a, M>,
     running: &'static Running,
     rules: &'a [(u8, Rule)],
-    pid: u32,
+    /// Asked of the kernel, for what it knows of threads.
+    pid: Option<u32>,
     types: TypeTable,
     codes: FxHashMap<u64, Option<(Code, code::LocalNames)>>,
+    /// Frames and code objects that may still be read, for all flows together:
+    /// made-up threads could share a stack without end.
+    budget: u64,
 }
 
 impl LivePython {
@@ -89,22 +95,26 @@ impl LivePython {
         Ok(self.reader(rules)?.tasks(tasks))
     }
 
-    fn reader<'a>(&'a self, rules: &'a [(u8, Rule)]) -> Result<Reader<'a>, String> {
-        let version = self.python.version;
-        let running = Running::of(version.minor)
-            .ok_or_else(|| format!("frames of CPython {version} are not known"))?;
-        Ok(Reader {
-            objects: self.objects(),
-            running,
-            rules,
-            pid: self.process.pid,
-            types: TypeTable::default(),
-            codes: FxHashMap::default(),
-        })
+    fn reader<'a>(&'a self, rules: &'a [(u8, Rule)]) -> Result<Reader<'a, ProcessMemory>, String> {
+        Reader::new(self.objects(), rules, Some(self.process.pid))
+            .ok_or_else(|| format!("frames of CPython {} are not known", self.python.version))
     }
 }
 
-impl Reader<'_> {
+impl<'a, M: Memory> Reader<'a, M> {
+    /// `None` when the frames of the version are not known.
+    pub fn new(objects: Objects<'a, M>, rules: &'a [(u8, Rule)], pid: Option<u32>) -> Option<Self> {
+        Some(Self {
+            objects,
+            running: Running::of(objects.layout.minor)?,
+            rules,
+            pid,
+            types: TypeTable::default(),
+            codes: FxHashMap::default(),
+            budget: MOST_READS,
+        })
+    }
+
     fn word(&self, base: u64, offset: u64) -> Option<u64> {
         self.objects.memory.u64_at(base.checked_add(offset)?).ok()
     }
@@ -117,15 +127,22 @@ impl Reader<'_> {
     }
 
     fn code(&mut self, at: u64) -> Option<&(Code, code::LocalNames)> {
-        if self.codes.len() >= MOST_CODES {
-            self.codes.clear();
-        }
         let (objects, running) = (self.objects, self.running);
         let read = || {
             let code = Code::read(&objects, running, at)?;
             Some((code, code::local_names(&objects, running, at).unwrap_or_default()))
         };
-        self.codes.entry(at).or_insert_with(read).as_ref()
+        if self.budget == 0 {
+            return None;
+        }
+        let mut cost = 1;
+        let code = self.codes.entry(at).or_insert_with(|| {
+            let code = read();
+            cost += code.as_ref().map_or(0, |(c, _)| c.table_bytes() / TABLE_BYTES);
+            code
+        });
+        self.budget = self.budget.saturating_sub(cost);
+        code.as_ref()
     }
 
     /// Where a frame stands; `None` when it is none of a Python function.

@@ -30,11 +30,13 @@ enum Coroutine {
     Over,
 }
 
-impl Reader<'_> {
-    pub(super) fn tasks(&mut self, tasks: &[u64]) -> Flows {
+impl<M: Memory> Reader<'_, M> {
+    /// Those of the tasks at `tasks` that are pending.
+    pub fn tasks(&mut self, tasks: &[u64]) -> Flows {
         let mut found = Flows::default();
         for task in tasks {
-            match self.task(*task) {
+            let flow = if self.budget > 0 { self.task(*task) } else { None };
+            match flow {
                 Some(Some(flow)) => found.all.push(flow),
                 Some(None) => {}
                 None => found.unknown += 1,
@@ -64,6 +66,7 @@ impl Reader<'_> {
                     Coroutine::Over if frames.is_empty() => return Some(None),
                     Coroutine::Over => None,
                     Coroutine::Pending { frame, awaits } => {
+                        self.budget = self.budget.saturating_sub(1);
                         frames.push(Active::at(self.objects.memory, self.running, frame)?);
                         awaits
                     }

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{Flow, Flows, Line, MOST_FRAMES, Reader};
-use crate::target::cpython::threads::{Active, Offsets, ThreadState, frames, threads};
+use crate::target::{
+    cpython::threads::{Active, Offsets, ThreadState, frames, threads},
+    memory::Memory,
+};
 
 /// `struct pthread.tid`, x86-64: of glibc (`nptl/descr.h`) and of musl
 /// (`src/internal/pthread_impl.h`). Up to 3.10 a thread's state has the address
@@ -14,14 +17,19 @@ const PTHREAD_TID: [u64; 2] = [720, 48];
 /// Python (`Python/ceval.c`, `_PyEval_EvalFrameDefault`).
 const SHIM: &str = "<shim>";
 
-impl Reader<'_> {
-    pub(super) fn threads(&mut self, runtime: u64) -> Result<Flows, String> {
+impl<M: Memory> Reader<'_, M> {
+    /// All threads; `runtime` is the address of `_PyRuntime`.
+    ///
+    /// # Errors
+    /// When where they are listed is not known.
+    pub fn threads(&mut self, runtime: u64) -> Result<Flows, String> {
         let minor = self.objects.layout.minor;
         let offsets = Offsets::of(minor, self.objects.memory, runtime)
             .ok_or("the interpreter's list of threads is not known")?;
         let mut found = Flows::default();
         for state in threads(self.objects.memory, runtime, minor, &offsets) {
-            match self.thread(state) {
+            let flow = if self.budget > 0 { self.thread(state) } else { None };
+            match flow {
                 Some(flow) => found.all.push(flow),
                 None => found.unknown += 1,
             }
@@ -33,19 +41,21 @@ impl Reader<'_> {
         let r = self.running;
         let mut stack = Vec::new();
         frames(self.objects.memory, r, state.frame, MOST_FRAMES, &mut stack);
+        self.budget = self.budget.saturating_sub(stack.len() as u64);
         // Innermost first; what is no Python function has no code object.
         stack.retain(|f| self.code(f.code).is_some_and(|(code, _)| code.file != SHIM));
         let start = self.start(&stack)?;
         let lines: Vec<Line> = stack.iter().filter_map(|f| self.line(f)).collect();
         let tid = self.tid(state.address);
-        let call = tid.and_then(|tid| system_call(self.pid, tid));
+        let call = tid.zip(self.pid).and_then(|(tid, pid)| system_call(pid, tid));
         let waits_for = call.map(|call| match Self::library_wait(&lines) {
             Some(library) => format!("{library} ({call})"),
             None => call.to_owned(),
         });
         let context = self.word(state.address, r.ts_context.into()).unwrap_or(0);
         let name = || {
-            let comm = std::fs::read_to_string(format!("/proc/{}/task/{}/comm", self.pid, tid?));
+            let (pid, tid) = self.pid.zip(tid)?;
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
             comm.ok().map(|c| c.trim_end().to_owned())
         };
         let name = name();
@@ -73,7 +83,8 @@ impl Reader<'_> {
     }
 
     fn tid(&self, state: u64) -> Option<u32> {
-        let exists = |tid: &u32| Path::new(&format!("/proc/{}/task/{tid}", self.pid)).exists();
+        let pid = self.pid?;
+        let exists = |tid: &u32| Path::new(&format!("/proc/{pid}/task/{tid}")).exists();
         let small = |word: u64| u32::try_from(word & 0xffff_ffff).ok().filter(|t| *t != 0);
         if let Some(native) = self.running.ts_native {
             return small(self.word(state, native.into())?).filter(exists);
