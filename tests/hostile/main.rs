@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod exercise;
+mod pretend;
 mod python;
 #[path = "../simulate/mod.rs"]
 mod simulate;

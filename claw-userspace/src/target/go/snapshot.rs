@@ -20,6 +20,12 @@ use crate::target::{
 const ROUNDS: usize = 4;
 /// Bytes of a stack that are read; what lies deeper is cut off.
 const MOST_STACK: u64 = 256 << 10;
+/// Bytes of all stacks together: a million goroutines use some two thousand
+/// each. A hostile memory has room for more at every address.
+const MOST_BYTES: u64 = 8 << 30;
+/// Frames of distinct stacks that are kept; of what comes after them, only the
+/// leaf is.
+const MOST_KEPT: usize = 1 << 21;
 /// Largest stack that is believed (`maxstacksize` is 1 GB).
 const MAX_STACK: u64 = 4 << 30;
 
@@ -48,6 +54,9 @@ pub struct Snapshot {
     pub torn_slots: usize,
     /// Reads that were done again because the goroutine had moved.
     pub retried: usize,
+    /// Of [`MOST_BYTES`] and [`MOST_KEPT`], what was used.
+    bytes: u64,
+    frames: usize,
 }
 
 /// `allgs` is the address of the slice header; `registers` are those of all
@@ -143,18 +152,25 @@ impl Snapshot {
         let pieces: Vec<Piece> = places
             .iter()
             .map(|(g, _, sp, _)| {
-                let len = g.stack.1.saturating_sub(*sp).min(MOST_STACK);
+                let left = MOST_BYTES - self.bytes;
+                let len = g.stack.1.saturating_sub(*sp).min(MOST_STACK).min(left);
+                self.bytes += len;
                 Piece { address: *sp, len: usize::try_from(len).unwrap_or(0) }
             })
             .collect();
         let mut traces = vec![None; places.len()];
         read_pieces(memory, &pieces, |i, bytes| {
             let (Some((_, pc, _, trap)), Some(bytes)) = (places.get(i), bytes) else { return };
-            let trace = unwinder.unwind(*pc, bytes, *trap);
+            let mut trace = unwinder.unwind(*pc, bytes, *trap);
+            if self.frames >= MOST_KEPT {
+                trace.complete &= trace.frames.len() <= 1;
+                trace.frames.truncate(1);
+            }
             let next = u32::try_from(self.stacks.len()).unwrap_or(u32::MAX);
             let stack = match interned.get(&trace.frames) {
                 Some(stack) => *stack,
                 None => {
+                    self.frames += trace.frames.len();
                     interned.insert(trace.frames.clone(), next);
                     self.stacks.push(trace.frames);
                     next

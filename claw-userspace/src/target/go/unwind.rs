@@ -12,6 +12,11 @@ use super::binary::GoBinary;
 const TRAPS: [&str; 2] = ["runtime.asyncPreempt", "runtime.sigpanic"];
 /// Addresses whose step is remembered.
 const MOST_STEPS: usize = 1 << 18;
+/// Frames of one stack; Go's own texts show a hundred.
+const MOST_FRAMES: usize = 1 << 12;
+/// Frames of all stacks together: those of a million goroutines may be 32 deep
+/// on average. A hostile memory has a stack of thousands for each.
+const MOST_IN_ALL: usize = 1 << 25;
 
 /// A stack, leaf first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,12 +42,14 @@ pub struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
     steps: FxHashMap<u64, Option<Step>>,
+    /// Frames that may still be followed.
+    left: usize,
 }
 
 impl<'a> Unwinder<'a> {
     /// `bias` is what was added to the file's addresses when it was loaded.
     pub fn new(binary: &'a GoBinary, bias: u64) -> Self {
-        Self { binary, bias, steps: FxHashMap::default() }
+        Self { binary, bias, steps: FxHashMap::default(), left: MOST_IN_ALL }
     }
 
     fn step(&mut self, pc: u64) -> Option<Step> {
@@ -74,9 +81,11 @@ impl<'a> Unwinder<'a> {
                 trace.complete = true;
                 return trace;
             }
-            if step.writes_sp && !trace.frames.is_empty() {
+            let enough = trace.frames.len() >= MOST_FRAMES || self.left == 0;
+            if (step.writes_sp || enough) && !trace.frames.is_empty() {
                 return trace;
             }
+            self.left = self.left.saturating_sub(1);
             trace.frames.push(if trap || step.entry { pc.wrapping_add(1) } else { pc });
             trap = step.trap;
             // The stack pointer only ever goes up: this ends.
