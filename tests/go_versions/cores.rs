@@ -1,6 +1,10 @@
 //! Core dumps, the kernel's and gdb's, say what the live process says.
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command};
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
 
 use claw_ebpf::{
     heap::{By, Source},
@@ -12,6 +16,48 @@ use crate::{common::*, heap::*};
 /// Versions that stand for the others: the oldest, the first with what 1.26
 /// changed in binaries, the newest.
 const SOME: [&str; 3] = ["1.19", "1.26.6", "1.27.3"];
+
+/// A dump made by gdb.
+pub fn gcore(pid: u32, dir: &Path) -> PathBuf {
+    let out = Command::new("gcore").arg("-o").arg(dir.join("core")).arg(pid.to_string()).output();
+    let out = out.expect("gdb's gcore: apt-get install gdb");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    dir.join(format!("core.{pid}"))
+}
+
+/// Whether a program that crashes here leaves a dump in its folder; otherwise
+/// the reason is printed.
+pub fn kernel_dumps_to_files() -> bool {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let files = pattern.trim() == "core";
+    if !files {
+        println!("skipped: the kernel gives dumps to `{}`, not to a file", pattern.trim());
+    }
+    files
+}
+
+/// Let it leave a dump in `dir` when it crashes.
+pub fn dumps_core<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
+    command.env("GOTRACEBACK", "crash").current_dir(dir).stderr(std::process::Stdio::null());
+    // SAFETY: setrlimit is async-signal-safe and touches only its argument.
+    unsafe {
+        command.pre_exec(|| {
+            let most = libc::RLIM_INFINITY;
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            libc::setrlimit(libc::RLIMIT_CORE, &limit);
+            Ok(())
+        })
+    }
+}
+
+/// End it by `signal`; gives its dump.
+pub fn crash(child: &mut Child, signal: i32, dir: &Path) -> PathBuf {
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id().cast_signed(), signal) };
+    child.wait().unwrap();
+    let with_pid = dir.join(format!("core.{}", child.id()));
+    if with_pid.exists() { with_pid } else { dir.join("core") }
+}
 
 fn check(core: &Path, program: &Path, own: &Path, what: &str) {
     let source =
@@ -31,15 +77,7 @@ fn dumps_of_gdb() {
             let Some(program) = build(version, "symbols", flags) else { continue };
             let what = format!("gcore, Go {version} {flags:?}");
             let p = held(&program, &own, 512, &[]);
-            let prefix = dir.path().join("core");
-            let out = Command::new("gcore")
-                .arg("-o")
-                .arg(&prefix)
-                .arg(p.pid().to_string())
-                .output()
-                .expect("gdb's gcore: apt-get install gdb");
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            let core = dir.path().join(format!("core.{}", p.pid()));
+            let core = gcore(p.pid(), dir.path());
             check(&core, &program, &own, &what);
             // Threads are there with their places in the code.
             let opened = GoCore::open(&core, None).unwrap();
@@ -51,9 +89,7 @@ fn dumps_of_gdb() {
 
 #[test]
 fn dumps_of_the_kernel() {
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    if pattern.trim() != "core" {
-        println!("skipped: the kernel gives dumps to `{}`, not to a file", pattern.trim());
+    if !kernel_dumps_to_files() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -64,28 +100,10 @@ fn dumps_of_the_kernel() {
             let what = format!("kernel dump, Go {version} {flags:?}");
             let mut command = Command::new(&program);
             command.arg("-hold").arg(&own).arg("-rate=512");
-            command
-                .env("GODEBUG", "memprofilerate=512")
-                .env("GOTRACEBACK", "crash")
-                .current_dir(dir.path());
-            command.stderr(std::process::Stdio::null());
-            // SAFETY: setrlimit is async-signal-safe and touches only its argument.
-            unsafe {
-                command.pre_exec(|| {
-                    let most = libc::RLIM_INFINITY;
-                    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-                    libc::setrlimit(libc::RLIMIT_CORE, &limit);
-                    Ok(())
-                });
-            }
-            let mut p = Running::start(&mut command);
+            command.env("GODEBUG", "memprofilerate=512");
+            let mut p = Running::start(dumps_core(&mut command, dir.path()));
             assert_eq!(p.first_line, "ready\n");
-            // SAFETY: the child has not been waited for.
-            unsafe { libc::kill(p.pid() as i32, libc::SIGQUIT) };
-            p.child.wait().unwrap();
-            let name = |n: &str| dir.path().join(n);
-            let with_pid = name(&format!("core.{}", p.pid()));
-            let core = if with_pid.exists() { with_pid } else { name("core") };
+            let core = crash(&mut p.child, libc::SIGQUIT, dir.path());
             check(&core, &program, &own, &what);
             std::fs::remove_file(core).unwrap();
         }
@@ -101,10 +119,7 @@ fn what_does_not_belong_together_is_refused() {
     let program = build_default("symbols", &[]);
     let other = build_default("symbols", &["-ldflags=-s -w"]);
     let p = held(&program, &own, 512, &[]);
-    let prefix = dir.path().join("core");
-    let out = Command::new("gcore").arg("-o").arg(&prefix).arg(p.pid().to_string()).output();
-    assert!(out.expect("gdb's gcore: apt-get install gdb").status.success());
-    let core = dir.path().join(format!("core.{}", p.pid()));
+    let core = gcore(p.pid(), dir.path());
     drop(p);
     let error = GoCore::open(&core, Some(&other)).unwrap_err().to_string();
     assert!(error.contains("is not the executable") && error.contains("--exe"), "{error}");

@@ -2,7 +2,7 @@
 //! every version and build.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -15,7 +15,13 @@ use claw_ebpf::{
 };
 use prost::Message;
 
-use crate::common::*;
+use crate::{common::*, cores::*};
+
+/// Versions that stand for the others: each way to lay out goroutines and their
+/// labels.
+const SOME: [&str; 5] = ["1.19", "1.22.10", "1.24.11", "1.26.6", "1.27.3"];
+
+const BUILDS: [&[&str]; 2] = [&["-ldflags=-s -w"], &["-buildmode=pie"]];
 
 /// The fixture, which writes its own profile when told to.
 struct Fixture {
@@ -27,8 +33,12 @@ struct Fixture {
 
 impl Fixture {
     fn start(program: &Path, args: &[&str]) -> Self {
+        Self::start_as(&mut Command::new(program), args)
+    }
+
+    fn start_as(command: &mut Command, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(program)
+        let mut child = command
             .args(args)
             .arg("-out")
             .arg(dir.path())
@@ -191,6 +201,59 @@ fn what_moves_is_never_shown_as_fact() {
     }
 }
 
+/// A service that works meanwhile: what stands still is told exactly, what
+/// grows lies between its own profile before and the one after, and what moves
+/// is all there.
+#[test]
+fn agrees_with_a_busy_service_within_what_moved() {
+    const WORKERS: usize = 40;
+    let line = marked_line("goroutines", "main.go", "go worker(todo)");
+    for version in SOME {
+        let Some(program) = build(version, "goroutines", &["-ldflags=-s -w"]) else { continue };
+        let what = format!("Go {version}");
+        let mut f = Fixture::start(&program, &["-count", "5", "-busy"]);
+        let starts = |frame: &str, name: &str| frame.starts_with(&format!("main.{name} "));
+        let moves = |stack: &[String]| {
+            let outermost = stack.last().map_or("", String::as_str);
+            ["worker", "short", "work.func1", "work.func2"].iter().any(|n| starts(outermost, n))
+                || stack.is_empty()
+        };
+        let grows = |c: &Counts| {
+            let of = |stack: &[String]| stack.last().is_some_and(|f| starts(f, "grows"));
+            c.iter().filter(|((stack, _), _)| of(stack)).map(|(_, n)| *n).sum::<i64>()
+        };
+        let mut exact = 0;
+        for _ in 0..5 {
+            let before = counts(&f.own_profiles().0);
+            let dump = goroutines(&Source::Process(f.child.id()), false).unwrap();
+            // However slow the machine is, it grows at last.
+            let mut later = || counts(&f.own_profiles().0);
+            let after = (0..1000).map(|_| later()).find(|c| grows(c) > grows(&before)).unwrap();
+            let ours = counts(&report::pprof(&dump));
+            for (key, n) in &before {
+                // Also what moves may have stood the same three times.
+                if after.get(key) == Some(n) && !moves(&key.0) {
+                    assert_eq!(ours.get(key), Some(n), "{what}: {key:#?}");
+                    exact += n;
+                }
+            }
+            for (key, n) in &ours {
+                let [low, high] = [&before, &after].map(|c| c.get(key).copied().unwrap_or(0));
+                let known = moves(&key.0) || (low.min(high)..=low.max(high)).contains(n);
+                assert!(known, "{what}: {n} where its own are {low} and {high}: {key:#?}");
+            }
+            let [low, ours, high] = [&before, &ours, &after].map(grows);
+            assert!((low..=high).contains(&ours), "{what}: {ours} of {low} to {high}");
+            let worker = |g: &&report::Group| {
+                g.created_by.as_ref().and_then(|f| f.line).map(u64::from) == Some(line)
+            };
+            let workers: usize = dump.groups.iter().filter(worker).map(|g| g.count).sum();
+            assert_eq!(workers, WORKERS, "{what}");
+        }
+        assert!(exact > 5 * 80, "{what}: {exact}");
+    }
+}
+
 /// Every number of every version, from the source of that version.
 #[test]
 fn wait_reasons_are_those_of_the_source() {
@@ -217,22 +280,92 @@ fn one_line_for_what_cannot_be_read() {
     assert!(goroutines(&core, false).unwrap_err().to_string().contains("not a core dump"));
 }
 
-/// A dump of the same program tells the same as the program itself.
+/// Goroutines of a dump are those of the program that it is of.
+fn tells_the_same(what: &str, live: &report::Dump, core: &Path) {
+    let source = Source::Core { path: core.to_owned(), exe: None };
+    let dead = goroutines(&source, false).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(counts(&report::pprof(&dead)), counts(&report::pprof(live)), "{what}");
+    assert_eq!((dead.pid, dead.goroutines), (live.pid, live.goroutines), "{what}");
+    assert_eq!(dead.unseen.core_missing_bytes, 0, "{what}");
+}
+
 #[test]
-fn core_dump() {
-    let Some(program) = build("1.26.6", "goroutines", &["-ldflags=-s -w"]) else { return };
-    let f = Fixture::start(&program, &["-count", "5"]);
-    let pid = f.child.id();
-    let live = goroutines(&Source::Process(pid), false).unwrap();
-    let prefix = f.dir.path().join("core");
-    let made = Command::new("gcore").arg("-o").arg(&prefix).arg(pid.to_string()).output();
-    if !made.is_ok_and(|o| o.status.success()) {
-        assert!(std::env::var_os("CLAW_REQUIRE_TOOLCHAINS").is_none(), "gcore is not here");
-        println!("skipped: gcore is not here");
+fn dumps_of_gdb() {
+    for (version, flags) in SOME.iter().zip(BUILDS.iter().cycle()) {
+        let Some(program) = build(version, "goroutines", flags) else { continue };
+        let what = format!("gcore, Go {version} {flags:?}");
+        let f = Fixture::start(&program, &["-count", "5"]);
+        let live = goroutines(&Source::Process(f.child.id()), false).unwrap();
+        tells_the_same(&what, &live, &gcore(f.child.id(), f.dir.path()));
+    }
+}
+
+/// A program that crashes, as `GOTRACEBACK=crash` lets it.
+#[test]
+fn dumps_of_the_kernel() {
+    if !kernel_dumps_to_files() {
         return;
     }
-    let path = f.dir.path().join(format!("core.{pid}"));
-    let dead = goroutines(&Source::Core { path, exe: None }, false).unwrap();
-    assert_eq!(counts(&report::pprof(&dead)), counts(&report::pprof(&live)));
-    assert_eq!((dead.pid, dead.goroutines), (pid, live.goroutines));
+    for (version, flags) in SOME.iter().zip(BUILDS.iter().rev().cycle()) {
+        let Some(program) = build(version, "goroutines", flags) else { continue };
+        let what = format!("kernel dump, Go {version} {flags:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(&program);
+        let mut f = Fixture::start_as(dumps_core(&mut command, dir.path()), &["-count", "5"]);
+        let live = goroutines(&Source::Process(f.child.id()), false).unwrap();
+        let core = crash(&mut f.child, libc::SIGABRT, dir.path());
+        tells_the_same(&what, &live, &core);
+    }
+}
+
+/// Wherever a dump is cut: refused in one line, or what is left is told, with
+/// what is missing counted and nothing made up.
+#[test]
+fn a_dump_cut_anywhere() {
+    let program = build_default("goroutines", &[]);
+    let f = Fixture::start(&program, &["-count", "5"]);
+    let live = goroutines(&Source::Process(f.child.id()), false).unwrap();
+    let core = gcore(f.child.id(), f.dir.path());
+    let known: BTreeSet<Vec<String>> =
+        counts(&report::pprof(&live)).into_keys().map(|(stack, _)| stack).collect();
+    let file = std::fs::OpenOptions::new().write(true).open(&core).unwrap();
+    let whole = file.metadata().unwrap().len();
+    // Some anywhere, some in the headers, from the end on: a cut is for good.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut cuts: Vec<u64> = (0..60)
+        .map(|i| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 11) % if i < 40 { whole } else { 0x4000 }
+        })
+        .chain([0, 1, 63, 64, 65, 120])
+        .collect();
+    cuts.sort_unstable();
+    let (mut refused, mut told) = (0, 0);
+    for cut in cuts.into_iter().rev() {
+        file.set_len(cut).unwrap();
+        let source = Source::Core { path: core.clone(), exe: Some(program.clone()) };
+        match goroutines(&source, false) {
+            Ok(dump) => {
+                told += 1;
+                assert!(dump.unseen.core_missing_bytes > 0, "{cut}");
+                assert!(dump.goroutines <= live.goroutines, "{cut}: {}", dump.goroutines);
+                for g in dump.groups.iter().filter(|g| g.stack_is == "complete") {
+                    let main = g.stack.iter().any(|f| &*f.function == "main.main");
+                    let frame = |f: &report::Frame| {
+                        let file = f.file.as_deref().unwrap_or("");
+                        format!("{} {file}:{}", f.function, f.line.unwrap_or(0))
+                    };
+                    let stack: Vec<String> = g.stack.iter().map(frame).collect();
+                    assert!(main || known.contains(&stack), "{cut}: {stack:#?}");
+                }
+            }
+            Err(e) => {
+                refused += 1;
+                let e = e.to_string();
+                let why = ["cut", "does not hold", "not a core dump", "no slice"];
+                assert!(why.iter().any(|w| e.contains(w)), "{cut}: {e}");
+            }
+        }
+    }
+    assert!(refused > 10 && told > 3, "{refused} refused, {told} told");
 }
