@@ -10,7 +10,7 @@ use claw_ebpf::{
     engine::Engine,
     ledger::Bounds,
     report::model::{Finding, Kind, Verdict},
-    stream::{Item, Still},
+    stream::{Item, Part, Still},
 };
 use simulate::*;
 
@@ -37,6 +37,22 @@ fn run(items: Vec<Item>) -> Run {
         run.seen.extend(outcome.changed.into_iter().map(|f| (now, f)));
     }
     run
+}
+
+/// When the probes on the heap are given up, what was there from before
+/// watching began is lost with them, and how much that was is said.
+#[test]
+fn what_is_lost_with_the_probes_is_said() {
+    let blind = |part| Item::Blind { pid: PID, t_ns: SECOND, part, why: "too many".into() };
+    let before = Item::Before { pid: PID, bucket: 1, size: 1 << 20, samples: 3, rate: 1 };
+    let report = |part| run(vec![target(), before.clone(), blind(part)]).engine.report();
+    let goroutines = report(Part::Goroutines);
+    assert_eq!(goroutines.targets[0].blocked[0].why, "too many");
+    assert!(goroutines.targets[0].before_attach.is_some());
+    let heap = report(Part::Heap);
+    let why = &heap.targets[0].blocked[0].why;
+    assert!(why.starts_with("too many; 3.0 MiB in use from before"), "{why}");
+    assert!(heap.targets[0].before_attach.is_none());
 }
 
 /// Found in 19 of 20 runs within the time, with the right name on it.

@@ -128,15 +128,27 @@ impl Ledger {
         self.processes.insert(process.info.pid, process);
     }
 
-    /// Deaths are no longer seen, so nothing can be said of the living.
-    pub fn blind(&mut self, pid: u32, part: Part, t_ns: u64, why: String) {
+    /// Deaths are no longer seen, so nothing can be said of the living, nor of
+    /// what was there before watching began: that much is said.
+    pub fn blind(&mut self, pid: u32, part: Part, t_ns: u64, mut why: String) {
+        let Some(p) = self.processes.get(&pid) else { return };
+        if part == Part::Heap
+            && let Some(lost) = p.before.total().filter(|b| b.bytes >= 1.0)
+        {
+            let mib = lost.bytes / f64::from(1 << 20);
+            why += &format!(
+                "; {mib:.1} MiB in use from before watching began are no longer followed either \
+                 (`claw-ebpf heap --pid {pid}` reads what is in use now)"
+            );
+        }
         self.restart(pid, part, t_ns);
         let Some(p) = self.processes.get_mut(&pid) else { return };
         p.blind.push(part);
         p.info.blocked.push(Blocked { what: part.name().to_owned(), why });
     }
 
-    /// Forget what is known of a part and begin anew at `t_ns`.
+    /// Forget what is known of a part and begin anew at `t_ns`. Goroutines that
+    /// stand still stay known: they never came from probes.
     pub fn restart(&mut self, pid: u32, part: Part, t_ns: u64) {
         let bounds = self.bounds;
         let Some(p) = self.processes.get_mut(&pid) else { return };
