@@ -42,7 +42,7 @@ unsafe extern "C" {
     fn claw_calibrate_lea();
 }
 
-/// Measure; takes some 0.3 s, most of it for detaching.
+/// Measure; takes a few milliseconds and twice the time to detach.
 pub fn hit_cost(probes: &mut Probes) -> HitCost {
     #[cfg(target_arch = "x86_64")]
     {

@@ -14,7 +14,7 @@ use claw_common::{ExactKey, ExactTarget, ExactValue, WindowStat};
 
 use super::{
     every::EveryPoint,
-    link::{Links, Loaded, Place},
+    link::{Beside, Links, Loaded, Place},
     object::{ProbeError, take},
 };
 
@@ -38,13 +38,12 @@ struct Maps {
 }
 
 impl Exact {
-    /// Load the program beside those that aya loads, on the same maps. Takes
-    /// its own maps out of `bpf`, and so has to come before others do.
+    /// Takes its own maps out of `bpf`.
     ///
     /// # Errors
     /// When the kernel refuses, with the reason.
-    pub fn load(object: &[u8], bpf: &mut Ebpf) -> Result<Self, ProbeError> {
-        let program = Loaded::of_object(object, bpf, PROGRAM)?;
+    pub fn load(programs: &Beside, bpf: &mut Ebpf) -> Result<Self, ProbeError> {
+        let program = programs.load(PROGRAM)?;
         let maps = Maps {
             targets: take(bpf, "EXACT_TARGETS")?,
             windows: take(bpf, "EXACT_WINDOWS")?,

@@ -25,7 +25,7 @@ use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type, perf_event_attr,
 };
 
-use super::object::ProbeError;
+use super::object::{ProbeError, load_error};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,8 @@ const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// `uprobe_multi`: for the tests, which run on one that has.
 const WITHOUT_MULTI: &str = "CLAW_EBPF_WITHOUT_UPROBE_MULTI";
 
-/// An open window: dropping it closes it, which blocks until no CPU is inside.
+/// Attached probes: dropping them detaches, which blocks until no CPU is
+/// inside.
 #[derive(Debug)]
 pub struct Links {
     /// Links before the perf events they are on.
@@ -97,32 +98,41 @@ fn data(map: &Map) -> Option<&MapData> {
     }
 }
 
-impl Loaded {
-    /// Load one program of `object` beside those that aya loads, on the maps of
-    /// `bpf`, which has to hold all of them still.
+/// The programs of an object, beside those that aya loads and on the same maps.
+pub struct Beside(Object);
+
+impl Beside {
+    /// `bpf` has to hold all of its maps still.
     ///
     /// # Errors
-    /// When the kernel refuses, with the reason.
-    pub fn of_object(object: &[u8], bpf: &Ebpf, name: &'static str) -> Result<Self, ProbeError> {
-        let load = |e: &dyn std::error::Error| ProbeError::Load(e.to_string());
-        let mut parsed = Object::parse(object).map_err(|e| load(&e))?;
+    /// When the object makes no sense.
+    pub fn new(object: &[u8], bpf: &Ebpf) -> Result<Self, ProbeError> {
+        let mut parsed = Object::parse(object).map_err(load_error)?;
         let text: HashSet<usize> = parsed.functions.keys().map(|(section, _)| *section).collect();
         let maps = parsed.maps.clone();
         let known = maps.iter().filter_map(|(name, map)| {
             let fd = data(bpf.map(name)?)?.fd().as_fd().as_raw_fd();
             Some((name.as_str(), fd, map))
         });
-        parsed.relocate_maps(known, &text).map_err(|e| load(&e))?;
-        parsed.relocate_calls(&text).map_err(|e| load(&e))?;
-        let program = parsed.programs.get(name).ok_or(ProbeError::Missing(name))?;
-        let function =
-            parsed.functions.get(&program.function_key()).ok_or(ProbeError::Missing(name))?;
-        Self::load(&function.instructions, &parsed.license).map_err(|e| load(&e))
+        parsed.relocate_maps(known, &text).map_err(load_error)?;
+        parsed.relocate_calls(&text).map_err(load_error)?;
+        Ok(Self(parsed))
     }
 
     /// # Errors
+    /// When the kernel refuses the program, with the reason.
+    pub fn load(&self, name: &'static str) -> Result<Loaded, ProbeError> {
+        let program = self.0.programs.get(name).ok_or(ProbeError::Missing(name))?;
+        let function =
+            self.0.functions.get(&program.function_key()).ok_or(ProbeError::Missing(name))?;
+        Loaded::load(name, &function.instructions, &self.0.license).map_err(load_error)
+    }
+}
+
+impl Loaded {
+    /// # Errors
     /// When the kernel refuses the program.
-    fn load(instructions: &[bpf_insn], license: &CString) -> io::Result<Self> {
+    fn load(name: &str, instructions: &[bpf_insn], license: &CString) -> io::Result<Self> {
         let one = |attach: u32| {
             let mut attr = empty();
             // SAFETY: this is the member for BPF_PROG_LOAD.
@@ -131,6 +141,11 @@ impl Loaded {
             a.insns = instructions.as_ptr() as u64;
             a.insn_cnt = u32::try_from(instructions.len()).unwrap_or(u32::MAX);
             a.license = license.as_ptr() as u64;
+            // The last byte stays zero.
+            let room = a.prog_name.len() - 1;
+            for (to, from) in a.prog_name.iter_mut().zip(name.bytes()).take(room) {
+                *to = from.cast_signed();
+            }
             a.expected_attach_type = attach;
             bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)
         };

@@ -1,7 +1,6 @@
 //! The embedded BPF object: load it, attach it, read its ring and counters.
 
 use std::{
-    num::NonZeroU32,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
@@ -10,10 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        ProgramError, RawTracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
-    },
+    programs::RawTracePoint,
 };
 use claw_common::{
     Counter, EventKind, GoTarget, ProbeStat, TenantKey,
@@ -24,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     exact::{Exact, LARGE_MAPS},
+    link::{Beside, Links, Loaded, Place},
     plan::{Point, Program},
     pywindow,
 };
@@ -45,7 +42,7 @@ pub enum ProbeError {
     #[error("the BPF object has no {0}")]
     Missing(&'static str),
     #[error("cannot attach to {function} in process {pid}: {source}")]
-    Attach { pid: u32, function: &'static str, source: ProgramError },
+    Attach { pid: u32, function: &'static str, source: std::io::Error },
     #[error("cannot open a window on process {pid}: {source}")]
     Window { pid: u32, source: std::io::Error },
     #[error("tenant label key {0:?} is empty or longer than 32 bytes")]
@@ -56,7 +53,9 @@ pub enum ProbeError {
 
 /// The loaded programs. Dropping it detaches everything.
 pub struct Probes {
-    bpf: Ebpf,
+    /// Keeps the probes on exec and exit attached.
+    _bpf: Ebpf,
+    programs: Vec<(Program, Loaded)>,
     ring: RingBuf<MapData>,
     targets: HashMap<MapData, u32, GoTarget>,
     losses: PerCpuArray<MapData, u64>,
@@ -68,7 +67,7 @@ pub struct Probes {
 #[derive(Debug)]
 pub struct Attachment {
     pid: u32,
-    links: Vec<(Program, UProbeLinkId)>,
+    links: Vec<(Program, Links)>,
 }
 
 /// Records taken out of the ring in one go.
@@ -111,7 +110,7 @@ impl BpfCounters {
     }
 }
 
-fn load_error(e: impl std::error::Error) -> ProbeError {
+pub(super) fn load_error(e: impl std::error::Error) -> ProbeError {
     // The verifier's log follows the first line; the cause stands in the chain.
     let mut text = e.to_string();
     let mut source = e.source();
@@ -153,7 +152,10 @@ impl Probes {
             loader.map_max_entries(name, 1);
         }
         let mut bpf = loader.load(OBJECT).map_err(load_error)?;
-        let exact = if exact { Some(Arc::new(Exact::load(OBJECT, &mut bpf)?)) } else { None };
+        let beside = Beside::new(OBJECT, &bpf)?;
+        let load = |p: Program| Ok((p, beside.load(p.name())?));
+        let programs = Program::ALL.into_iter().map(load).collect::<Result<_, ProbeError>>()?;
+        let exact = if exact { Some(Arc::new(Exact::load(&beside, &mut bpf)?)) } else { None };
         let ring = take(&mut bpf, "EVENTS")?;
         let targets = take(&mut bpf, "TARGETS")?;
         let losses = take(&mut bpf, "LOSSES")?;
@@ -164,9 +166,6 @@ impl Probes {
         for (rank, key) in (0u32..).zip(keys) {
             let key = TenantKey::new(key).ok_or_else(|| ProbeError::Key(key.clone()))?;
             ranks.insert(key, rank, 0).map_err(|e| ProbeError::Map("TENANT_KEYS", e))?;
-        }
-        for program in Program::ALL {
-            uprobe(&mut bpf, program)?.load().map_err(load_error)?;
         }
         for (program, tracepoint) in
             [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")]
@@ -180,7 +179,7 @@ impl Probes {
         }
         // Written once; the programs hold these maps from here on.
         drop((ranks, wakeup));
-        Ok(Self { bpf, ring, targets, losses, stats, exact })
+        Ok(Self { _bpf: bpf, programs, ring, targets, losses, stats, exact })
     }
 
     /// What opens windows, in exact mode.
@@ -208,52 +207,33 @@ impl Probes {
     /// # Errors
     /// With the function that could not be probed.
     pub fn attach_foreign(&mut self, pid: u32, points: &[Point]) -> Result<Attachment, ProbeError> {
-        let mut attachment = Attachment { pid, links: Vec::new() };
+        let mut links = Vec::new();
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
-        for point in points {
-            let scope = NonZeroU32::new(pid)
-                .map(UProbeScope::OneProcess)
-                .ok_or(ProbeError::Missing("process 0"))?;
-            let attached = uprobe(&mut self.bpf, point.program)?.attach(
-                UProbeAttachLocation::AbsoluteOffset(point.file_offset),
-                &exe,
-                scope,
-            );
-            match attached {
-                Ok(link) => attachment.links.push((point.program, link)),
-                Err(source) => {
-                    let function = point.function;
-                    self.detach(attachment);
-                    return Err(ProbeError::Attach { pid, function, source });
-                }
-            }
+        for (program, loaded) in &self.programs {
+            let of = || points.iter().filter(|p| p.program == *program);
+            let Some(first) = of().next() else { continue };
+            let places: Vec<Place> =
+                of().map(|p| Place { file_offset: p.file_offset, cookie: 0 }).collect();
+            let attached = loaded.attach(pid, &exe, &places).map_err(|source| {
+                let function = first.function;
+                ProbeError::Attach { pid, function, source }
+            });
+            links.push((*program, attached?));
         }
-        Ok(attachment)
+        Ok(Attachment { pid, links })
     }
 
-    /// Detach a process. Takes about 0.1 s per probe: the kernel waits until
-    /// nobody is inside. A process that is gone needs nothing.
+    /// Detach a process: the kernel waits until nobody is inside. Where probes
+    /// are perf events that takes some 0.1 s for each.
     pub fn detach(&mut self, attachment: Attachment) {
         // Gone already when the process exited.
         let _ = self.targets.remove(&attachment.pid);
-        for (program, link) in attachment.links {
-            if let Ok(p) = uprobe(&mut self.bpf, program) {
-                let _ = p.detach(link);
-            }
-        }
+        drop(attachment.links);
     }
 
     /// Detach the probes of one part; the others stay.
     pub fn detach_part(&mut self, attachment: &mut Attachment, part: Part) {
-        let (gone, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut attachment.links)
-            .into_iter()
-            .partition(|(program, _)| program.part() == part);
-        attachment.links = stay;
-        for (program, link) in gone {
-            if let Ok(p) = uprobe(&mut self.bpf, program) {
-                let _ = p.detach(link);
-            }
-        }
+        attachment.links.retain(|(program, _)| program.part() != part);
     }
 
     /// Hand the records that are in the ring to `f`, but not more than
@@ -305,10 +285,4 @@ impl Probes {
             probes,
         })
     }
-}
-
-fn uprobe(bpf: &mut Ebpf, program: Program) -> Result<&mut UProbe, ProbeError> {
-    bpf.program_mut(program.name())
-        .and_then(|p| p.try_into().ok())
-        .ok_or(ProbeError::Missing(program.name()))
 }

@@ -10,7 +10,7 @@ use aya::{
 use claw_common::{PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyTarget};
 
 use super::{
-    link::{Links, Loaded},
+    link::{Beside, Links, Loaded},
     object::{OBJECT, ProbeError, take},
     pyplan::PyPlan,
 };
@@ -64,7 +64,7 @@ impl PyWindows {
             loader.map_max_entries(name, 1);
         }
         let mut bpf = loader.load(OBJECT).map_err(|e| ProbeError::Load(e.to_string()))?;
-        let program = Loaded::of_object(OBJECT, &bpf, PROGRAM)?;
+        let program = Beside::new(OBJECT, &bpf)?.load(PROGRAM)?;
         let maps = Maps {
             targets: take(&mut bpf, "PY_TARGETS")?,
             stats: take(&mut bpf, "PY_STATS")?,
