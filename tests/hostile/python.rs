@@ -7,7 +7,7 @@ use claw_ebpf::{
             census,
             code::{self, Code},
             flows::Reader,
-            graph::paths::held,
+            graph::{owned, paths::held},
             holder,
             layout::Layout,
             members::{self, Wanted},
@@ -112,7 +112,7 @@ pub fn python(bytes: &[u8]) {
         objects.items(at(i));
         objects.tuple(at(i));
         objects.find_item(at(i), "a");
-        members::contents(&objects, at(i));
+        owned(&objects, &[at(i)]);
         holder::find(&objects, &[at(i), at(7 - i)], at(0));
     }
     let wanted: Vec<Wanted> =
