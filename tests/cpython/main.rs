@@ -11,3 +11,4 @@ mod holders;
 mod layouts;
 mod lists;
 mod pythons;
+mod unusual;

@@ -9,7 +9,7 @@ use claw_ebpf::{
             flows::Reader,
             graph::{owned, paths::held},
             holder,
-            layout::Layout,
+            layout::{self, Layout, flags},
             members::{self, Wanted},
             object::Objects,
             pool::OVERHEAD,
@@ -30,10 +30,40 @@ const MOST: usize = 1 << 16;
 /// What is longer than this is not mapped as a whole.
 const MOST_READ: usize = 1 << 18;
 
-/// What `bytes` are made into: pools whose headers are sound enough to be
-/// taken for pools, behind them memory that is anything, in which every other
-/// address leads somewhere.
+/// Address of the types, and bytes of each.
+const TYPES: u64 = 0x6000_0000_0000;
+const TYPE_SIZE: usize = 1024;
+/// Where in a type its name is.
+const NAME: usize = 960;
+
+/// Names of types that have a layout of their own, and their flags.
+const NAMES: [(&str, u64); 20] = [
+    ("type", flags::TYPE_SUBCLASS),
+    ("module", 0),
+    ("set", 0),
+    ("code", 0),
+    ("str", flags::UNICODE_SUBCLASS),
+    ("int", flags::LONG_SUBCLASS),
+    ("list", flags::LIST_SUBCLASS),
+    ("dict", flags::DICT_SUBCLASS),
+    ("tuple", flags::TUPLE_SUBCLASS),
+    ("collections.deque", 0),
+    ("function", 0),
+    ("functools._lru_cache_wrapper", 0),
+    ("frame", 0),
+    ("coroutine", 0),
+    ("_asyncio.Task", 0),
+    ("weakref", 0),
+    ("hamt_bitmap_node", 0),
+    ("hamt_array_node", 0),
+    ("app.Session", flags::MANAGED_DICT | flags::HEAPTYPE),
+    ("app.Inline", flags::MANAGED_DICT | flags::INLINE_VALUES),
+];
+
+/// Sound types, and pools with sound headers and objects of those types whose
+/// content is anything; every other address leads somewhere as well.
 struct Heap<'a> {
+    types: Vec<u8>,
     pools: Vec<u8>,
     rest: Folded<'a>,
 }
@@ -44,10 +74,11 @@ impl Memory for Heap<'_> {
             let source = std::io::ErrorKind::UnexpectedEof.into();
             return Err(MemoryError { address, len: buf.len(), source });
         }
-        let within = address.checked_sub(BASE).and_then(|at| {
-            let at = usize::try_from(at).ok()?;
-            self.pools.get(at..at.checked_add(buf.len())?)
-        });
+        let within =
+            [(BASE, &self.pools), (TYPES, &self.types)].into_iter().find_map(|(base, of)| {
+                let at = usize::try_from(address.checked_sub(base)?).ok()?;
+                of.get(at..at.checked_add(buf.len())?)
+            });
         match within {
             Some(bytes) => {
                 buf.copy_from_slice(bytes);
@@ -58,13 +89,46 @@ impl Memory for Heap<'_> {
     }
 }
 
-fn heap(bytes: &[u8], pool_size: usize) -> Heap<'_> {
+fn type_at(i: usize) -> u64 {
+    TYPES + (i * TYPE_SIZE) as u64
+}
+
+fn types(bytes: &[u8], qualname: u64) -> Vec<u8> {
+    let mut all: Vec<u8> = bytes.iter().copied().cycle().take(NAMES.len() * TYPE_SIZE).collect();
+    for (i, ((name, flags), of)) in NAMES.iter().zip(all.chunks_exact_mut(TYPE_SIZE)).enumerate() {
+        let odd = u64::from(of[0]);
+        let mut put = |at: u64, value: u64| {
+            of[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+        };
+        put(layout::OB_TYPE, type_at(0));
+        put(layout::TP_NAME, type_at(i) + NAME as u64);
+        let collected = if odd % 4 == 0 { 0 } else { flags::HAVE_GC };
+        put(layout::TP_FLAGS, flags | collected | flags::READY);
+        put(layout::TP_BASICSIZE, 16 + odd);
+        put(layout::TP_ITEMSIZE, if odd % 2 == 0 { 8 } else { 0 });
+        put(layout::TP_BASE, type_at((odd % 32) as usize));
+        put(qualname, BASE + odd * 64);
+        of[NAME..NAME + name.len()].copy_from_slice(name.as_bytes());
+        of[NAME + name.len()] = 0;
+    }
+    all
+}
+
+fn heap<'a>(bytes: &'a [u8], layout: &Layout) -> Heap<'a> {
+    let size = layout.pool_size;
     let mut pools: Vec<u8> = bytes.iter().copied().cycle().take(MOST).collect();
-    for (i, pool) in pools.chunks_exact_mut(pool_size).enumerate() {
+    for (i, pool) in pools.chunks_exact_mut(size).enumerate() {
         let class = u32::from(bytes.get(i % bytes.len()).copied().unwrap_or(0) % 33);
         let block = (class + 1) * 16;
-        let blocks = (pool_size as u32 - OVERHEAD as u32) / block;
-        let used = (blocks / 2).max(1);
+        let used = ((size as u32 - OVERHEAD as u32) / block / 2).max(1);
+        for at in (OVERHEAD..OVERHEAD + (used * block) as usize).step_by(block as usize) {
+            let odd = usize::from(pool[at]);
+            let head = at + odd % 3 * 16;
+            if let Some(head) = pool.get_mut(head..head + 16).filter(|_| odd % 8 != 7) {
+                head[..8].copy_from_slice(&1u64.to_le_bytes());
+                head[8..].copy_from_slice(&type_at(odd / 3 % NAMES.len()).to_le_bytes());
+            }
+        }
         let mut put = |at: usize, value: u32| {
             pool[at..at + 4].copy_from_slice(&value.to_le_bytes());
         };
@@ -74,38 +138,39 @@ fn heap(bytes: &[u8], pool_size: usize) -> Heap<'_> {
         put(32, 1);
         put(36, class);
         put(40, OVERHEAD as u32 + used * block);
-        put(44, pool_size as u32 - block);
+        put(44, size as u32 - block);
     }
-    Heap { pools, rest: Folded(bytes) }
+    Heap { types: types(bytes, layout.ht_qualname), pools, rest: Folded(bytes) }
 }
 
-/// Read everything that the agent reads of a CPython process.
-pub fn python(bytes: &[u8]) {
-    let [version, head @ ..] = bytes else { return };
+/// Read everything that the agent reads of a CPython process; gives how many
+/// types, threads and ways of holding were found.
+pub fn python(bytes: &[u8]) -> [usize; 3] {
+    let mut found = [0; 3];
+    let [version, head @ ..] = bytes else { return found };
     let Some((addresses, bytes)) = head.split_first_chunk::<8>().filter(|(_, b)| b.len() >= 16)
     else {
-        return;
+        return found;
     };
-    let Some(layout) = Layout::of(8 + version % 6) else { return };
-    let memory = heap(bytes, layout.pool_size);
-    // Every type's type has to be one: then some are.
+    let Some(layout) = Layout::of(8 + version % 6) else { return found };
+    let memory = heap(bytes, layout);
     let at = |i: usize| {
         let byte = u64::from(addresses[i]);
         if byte % 4 == 0 { BASE + byte * 64 } else { byte * 8 + 0x1_0000 }
     };
-    let word = |at: u64| memory.u64_at(at).unwrap_or(0);
     let types = Types {
-        type_: word(at(0) + 8),
-        module: at(1),
-        set: at(2),
-        code: word(at(3) + 8),
-        str_: word(at(4) + 8),
-        int: word(at(5) + 8),
+        type_: type_at(0),
+        module: type_at(1),
+        set: type_at(2),
+        code: type_at(3),
+        str_: type_at(4),
+        int: type_at(5),
     };
     let objects = Objects { memory: &memory, layout, types };
     let regions = [Region { start: BASE, end: BASE + MOST as u64 }];
     let taken = census::take(&objects, &regions);
     assert!(taken.pool_bytes <= MOST as u64 && taken.blocks() <= MOST as u64 / 16);
+    found[0] = taken.rows.len();
     for i in 0..8 {
         objects.type_at(at(i));
         objects.string(at(i));
@@ -116,11 +181,12 @@ pub fn python(bytes: &[u8]) {
         holder::find(&objects, &[at(i), at(7 - i)], at(0));
     }
     let wanted: Vec<Wanted> =
-        (0..8).filter_map(|i| Wanted::at(&objects, layout, word(at(i) + 8))).collect();
+        (0..NAMES.len()).filter_map(|i| Wanted::at(&objects, layout, type_at(i))).collect();
     members::find(&objects, &regions, &wanted, u32::MAX);
     used_pools::find(&memory, BASE, BASE + MOST as u64);
-    let Some(running) = Running::of(layout.minor) else { return };
-    for i in 0..4 {
+    let Some(running) = Running::of(layout.minor) else { return found };
+    // Objects of all kinds lie at the beginnings of blocks.
+    for i in 0..8 {
         if let Some(code) = Code::read(&objects, running, at(i)) {
             for instruction in [0, 2, at(i), u64::MAX] {
                 code.line(running, at(i), instruction);
@@ -131,9 +197,10 @@ pub fn python(bytes: &[u8]) {
     let rules =
         [Rule::ContextVar("a".into()), Rule::Local("b".into())].map(|rule| (0, rule)).to_vec();
     if let Some(mut reader) = Reader::new(objects, &rules, None) {
-        let _ = reader.threads(at(6));
-        let tasks: Vec<u64> = (0..64).map(|i| BASE + i * 512).chain((0..8).map(at)).collect();
+        found[1] = reader.threads(at(6)).map_or(0, |t| t.all.len() + t.unknown as usize);
+        let tasks: Vec<u64> = taken.tasks.iter().copied().chain((0..8).map(at)).collect();
         reader.tasks(&tasks);
     }
-    held(objects, at(6), &regions, &|_| true);
+    found[2] = held(objects, at(6), &regions, &|_| true).types.len();
+    found
 }

@@ -16,7 +16,9 @@ const MOST_GROUPS: usize = 256;
 /// Flows that are remembered.
 const MOST_MEMBERS: usize = 1 << 18;
 
+/// Function and tenant; line and what is waited for there.
 type Key = (FlowLine, Option<String>);
+type Place = (Option<FlowLine>, Option<String>);
 
 #[derive(Debug, Default)]
 pub struct Crowd {
@@ -35,15 +37,12 @@ fn cleaned(line: &Line) -> FlowLine {
     FlowLine { function: clean(&line.function), file: clean(&line.file), line: line.line }
 }
 
-/// Where, and on what, how many wait.
-type Waiting = BTreeMap<(Option<FlowLine>, Option<String>), u64>;
-
 impl Crowd {
     /// Take what a look found.
     pub fn look(&mut self, pid: u32, t_ns: u64, kind: FlowKind, found: Flows) -> PyFlows {
         self.looks = self.looks.saturating_add(1);
         let mut groups: BTreeMap<Key, FlowGroup> = BTreeMap::new();
-        let mut places: BTreeMap<Key, Waiting> = BTreeMap::new();
+        let mut places: BTreeMap<Key, BTreeMap<Place, u64>> = BTreeMap::new();
         let mut now = FxHashMap::default();
         for flow in found.all {
             let before = self.members.remove(&flow.id);

@@ -118,6 +118,14 @@ impl WatchedPython {
                 why: inside.err().unwrap_or_else(|| "--max-overhead allows no probes".into()),
             }),
         }
+        if live.interpreters() > 1 {
+            blocked.push(Blocked {
+                what: "allocation sites and tenants in sub-interpreters".into(),
+                why: "windows follow the main interpreter; censuses, holders, threads and tasks \
+                      are those of all"
+                    .into(),
+            });
+        }
         let info = TargetInfo {
             pid: process.pid,
             start_ticks: process.start_ticks,

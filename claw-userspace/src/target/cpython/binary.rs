@@ -14,6 +14,8 @@ use crate::target::{
 pub enum PythonError {
     #[error("not a CPython process: neither the executable nor a library exports _PyRuntime")]
     NotPython,
+    #[error("{0} is CPython 3.6 or older (it has no _PyRuntime); 3.8 to 3.13 can be looked at")]
+    Old(String),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error(transparent)]
@@ -126,6 +128,7 @@ impl Python {
             Ok(elf) if exports_runtime(&elf) => {
                 return Self::in_process(process, &elf, &executable, &process.exe, false);
             }
+            Ok(elf) if is_old(&elf) => return Err(PythonError::Old(process.exe.clone())),
             Ok(_) => {}
             Err(e) => return Err(e.into()),
         }
@@ -136,6 +139,9 @@ impl Python {
             .ok_or(PythonError::NotPython)?;
         let opened = library_path(process.pid, &library);
         let elf = Elf::open(&opened)?;
+        if is_old(&elf) {
+            return Err(PythonError::Old(library.path));
+        }
         Self::in_process(process, &elf, &opened, &library.path, true)
     }
 
@@ -220,7 +226,13 @@ impl Python {
 
 /// Whether a file of that name may be CPython's library.
 pub fn is_library(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|n| n.starts_with("libpython3"))
+    let name = path.rsplit('/').next();
+    name.is_some_and(|n| n.starts_with("libpython3") || n.starts_with("libpython2"))
+}
+
+/// Whether a file holds a CPython that is too old to have `_PyRuntime`.
+fn is_old(elf: &Elf) -> bool {
+    !exports_runtime(elf) && !elf.dynamic_symbols(|n| n == "Py_InitializeEx").is_empty()
 }
 
 pub fn exports_runtime(elf: &Elf) -> bool {
@@ -265,18 +277,22 @@ fn from_rodata(elf: &Elf) -> Option<Version> {
     let section = elf.section(".rodata").filter(|s| s.size <= MAX_RODATA)?;
     let mut bytes = vec![0; usize::try_from(section.size).ok()?];
     elf.read_offset(section.offset, &mut bytes).ok()?;
-    bytes.split(|b| *b == 0).find_map(version_text)
+    // Of 3.7 no more is known than that it is 3.7.
+    let find = |minors: std::ops::RangeInclusive<u8>| {
+        bytes.split(|b| *b == 0).find_map(|text| version_text(text, &minors))
+    };
+    find(8..=10).or_else(|| find(7..=7))
 }
 
 /// The linker may have merged it into the tail of a longer constant: a path
 /// such as `/usr/lib/3.9.18`.
-fn version_text(text: &[u8]) -> Option<Version> {
+fn version_text(text: &[u8], minors: &std::ops::RangeInclusive<u8>) -> Option<Version> {
     let part = |b: &u8| b.is_ascii_digit() || matches!(b, b'.' | b'+');
     let start = text.iter().rposition(|b| !part(b)).map_or(0, |i| i + 1);
     let text = std::str::from_utf8(text.get(start..)?).ok()?;
     let (minor, patch) = text.strip_prefix("3.")?.split_once('.')?;
     let patch = patch.trim_end_matches('+');
-    let minor: u8 = minor.parse().ok().filter(|m| (8..=10).contains(m))?;
+    let minor: u8 = minor.parse().ok().filter(|m| minors.contains(m))?;
     Some(Version { minor, patch: patch.parse().ok()? })
 }
 
@@ -295,6 +311,7 @@ mod tests {
     fn versions() {
         assert_eq!(from_hex(0x030b_02f0), Some(Version { minor: 11, patch: 2 }));
         assert_eq!(from_hex(0x0207_12f0), None);
+        let version_text = |text: &[u8]| version_text(text, &(8..=10));
         assert_eq!(version_text(b"3.9.18"), Some(Version { minor: 9, patch: 18 }));
         assert_eq!(version_text(b"3.10.13+").unwrap().to_string(), "3.10.13");
         assert_eq!(version_text(b"/opt/Python-3.8.18"), Some(Version { minor: 8, patch: 18 }));

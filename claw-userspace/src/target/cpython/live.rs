@@ -144,6 +144,13 @@ impl LivePython {
         Ok(Inside { running, layout: self.layout, thread_at, used_pools })
     }
 
+    /// How many it has, one where that is not known.
+    pub fn interpreters(&self) -> usize {
+        let (runtime, minor) = (self.python.runtime, self.python.version.minor);
+        let offsets = Offsets::of(minor, &self.memory, runtime);
+        offsets.map_or(1, |o| interpreters(&self.memory, runtime, minor, &o).count)
+    }
+
     /// # Errors
     /// When the process is gone or closed to the caller.
     pub fn census(&self) -> Result<Taken, LiveError> {
