@@ -8,11 +8,30 @@ use std::{
 
 use claw_ebpf::target::{cpython::binary::Python, memory::ProcessMemory, process::Process};
 
+/// Interpreters of 3.14 and later, of which objects alone are known. Those that
+/// do not lie in the usual places are named by `CLAW_PYTHONS`, separated by `:`.
+pub fn newest() -> Vec<PathBuf> {
+    let named = std::env::var_os("CLAW_PYTHONS").unwrap_or_default();
+    let mut found: Vec<PathBuf> = std::env::split_paths(&named).collect();
+    found.extend(installed(14..=15));
+    if found.is_empty() {
+        eprintln!("skipped: neither Python 3.14 nor 3.15 is installed or named by CLAW_PYTHONS");
+    }
+    found
+}
+
 /// Interpreters of pyenv and of the system, by minor version.
 pub fn all() -> Vec<PathBuf> {
+    let found = installed(8..=13);
+    assert!(!found.is_empty(), "no Python 3.8 to 3.13 is installed");
+    found
+}
+
+fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let installed = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten();
-    let mut found: Vec<PathBuf> = (8..=13)
+    let mut found: Vec<PathBuf> = minors
+        .clone()
         .flat_map(|minor| {
             let name = format!("python3.{minor}");
             [PathBuf::from("/usr/bin").join(&name), PathBuf::from("/usr/local/bin").join(&name)]
@@ -20,11 +39,10 @@ pub fn all() -> Vec<PathBuf> {
         .collect();
     for version in installed.flatten() {
         let bin = version.path().join("bin");
-        found.extend((8..=13).map(|minor| bin.join(format!("python3.{minor}"))));
+        found.extend(minors.clone().map(|minor| bin.join(format!("python3.{minor}"))));
     }
     found.retain(|p| p.is_file());
     found.sort();
-    assert!(!found.is_empty(), "no Python 3.8 to 3.13 is installed");
     found
 }
 

@@ -15,6 +15,7 @@ use crate::{
             live::{LiveError, LivePython, Taken},
             object::{Objects, is_own},
             regions::Region,
+            running::Running,
         },
         process::Process,
     },
@@ -144,6 +145,9 @@ fn core_holders(
     census: &Census,
     writable: &[Region],
 ) -> Result<(Vec<TypeHolders>, Option<Blocked>), CopyError> {
+    if Running::of(dump.layout.minor).is_none() {
+        return Err(CopyError::Version(dump.python.version));
+    }
     let copy = MemoryCopy::of(dump.memory(), writable)?;
     let objects = Objects { memory: &copy, layout: dump.layout, types: dump.python.types };
     let largest = largest(census);

@@ -118,6 +118,9 @@ impl WatchedPython {
                 why: inside.err().unwrap_or_else(|| "--max-overhead allows no probes".into()),
             }),
         }
+        if let Err(why) = live.threads(&[]) {
+            blocked.push(Blocked { what: "threads and asyncio tasks".into(), why });
+        }
         if live.interpreters() > 1 {
             blocked.push(Blocked {
                 what: "allocation sites and tenants in sub-interpreters".into(),

@@ -2,6 +2,7 @@
 //! one run on this machine.
 
 mod agent;
+mod census;
 mod exact;
 mod goroutines;
 mod heap;
@@ -26,7 +27,7 @@ use crate::{
     pyservices, toolchain,
 };
 
-const PARTS: [&str; 16] = [
+const PARTS: [&str; 17] = [
     "http",
     "loop",
     "verdicts",
@@ -43,13 +44,14 @@ const PARTS: [&str; 16] = [
     "python-window",
     "python-verdict",
     "python-twins",
+    "census",
 ];
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this part: http, loop, verdicts, held, ready, agent, heap, goroutines,
     /// exact-loop, exact-http, python (all of these), python-flask, python-aiohttp,
-    /// python-worker, python-window, python-verdict, python-twins
+    /// python-worker, python-window, python-verdict, python-twins, census
     #[arg(value_parser = part)]
     only: Option<String>,
 
@@ -113,6 +115,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         ("python-window", &|| python::window(root, &programs)),
         ("python-verdict", &|| python::verdict(root, &programs)),
         ("python-twins", &|| python::twins(root, &programs)),
+        ("census", &|| census::census(root, &programs)),
     ];
     let names = parts.map(|(name, _)| name);
     for (name, measure) in parts {

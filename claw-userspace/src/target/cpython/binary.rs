@@ -14,7 +14,7 @@ use crate::target::{
 pub enum PythonError {
     #[error("not a CPython process: neither the executable nor a library exports _PyRuntime")]
     NotPython,
-    #[error("{0} is CPython 3.6 or older (it has no _PyRuntime); 3.8 to 3.13 can be looked at")]
+    #[error("{0} is CPython 3.6 or older (it has no _PyRuntime); 3.8 to 3.15 can be looked at")]
     Old(String),
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -219,7 +219,7 @@ impl Python {
             return Err("a debug build: its objects have other layouts".into());
         }
         Layout::of(self.version.minor).ok_or_else(|| {
-            format!("object layouts of CPython {} are not known (3.8 to 3.13 are)", self.version)
+            format!("object layouts of CPython {} are not known (3.8 to 3.15 are)", self.version)
         })
     }
 }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::regions::{self, Region};
+use super::{
+    binary::Version,
+    regions::{self, Region},
+};
 use crate::target::{
     memory::{Memory, MemoryError, ProcessMemory, Range},
     pause::{PauseError, Paused},
@@ -46,6 +49,10 @@ pub enum CopyError {
     Overran(Duration),
     #[error("its garbage collector ran at each of {0} attempts")]
     Collecting(usize),
+    #[error(
+        "where CPython {0} keeps its threads and frames is not known, so ways from them are not"
+    )]
+    Version(Version),
     #[error(transparent)]
     Pause(#[from] PauseError),
     #[error("its memory cannot be read: {0}")]

@@ -5,7 +5,7 @@
 //! `Include/internal/pycore_obmalloc.h` (3.12+). Checked against the headers
 //! of installed Pythons by `tests/cpython`.
 
-/// Fields that have not moved from 3.8 to 3.13.
+/// Fields that have not moved from 3.8 to 3.15.
 pub const OB_TYPE: u64 = 8;
 pub const OB_SIZE: u64 = 16;
 /// `PyListObject.ob_item`.
@@ -113,13 +113,15 @@ const fn layout(minor: u8, ht_qualname: u64) -> Layout {
     }
 }
 
-static LAYOUTS: [Layout; 6] = [
+static LAYOUTS: [Layout; 8] = [
     layout(8, 864),
     layout(9, 856),
     layout(10, 864),
     layout(11, 864),
     layout(12, 872),
     layout(13, 872),
+    layout(14, 872),
+    layout(15, 880),
 ];
 
 impl Layout {

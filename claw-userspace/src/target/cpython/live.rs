@@ -177,6 +177,10 @@ impl LivePython {
         let began = Instant::now();
         let (runtime, minor) = (self.python.runtime, self.python.version.minor);
         let offsets = Offsets::of(minor, &self.memory, runtime);
+        // What frames hold would count as unreachable.
+        if offsets.is_none() || Running::of(minor).is_none() {
+            return Err(CopyError::Version(self.python.version));
+        }
         let collecting =
             || offsets.is_some_and(|o| interpreters(&self.memory, runtime, minor, &o).collecting);
         let align = self.layout.pool_size as u64;

@@ -15,6 +15,8 @@ const MOST_TYPES: usize = 1 << 16;
 const MOST_WRONG: usize = 1 << 16;
 /// Refcounts are below this; immortal objects (3.12+) have 32 bits set.
 const MOST_REFERENCES: u64 = 1 << 32;
+/// `ob_flags` (3.14+): immortal, statically allocated.
+const FLAGS: u64 = 5 << 48;
 /// Of the last types seen, by address.
 const CACHE: usize = 1024;
 
@@ -45,7 +47,7 @@ pub fn heads(block: &[u8]) -> impl Iterator<Item = (usize, u64)> {
 
 /// The word where an object's type would be, behind a number of references.
 fn type_in(head: &[u8]) -> Option<u64> {
-    let references = head.get(..16).map_or(0, |head| u64_at(head, 0));
+    let references = head.get(..16).map_or(0, |head| u64_at(head, 0) & !FLAGS);
     (references > 0 && references < MOST_REFERENCES).then(|| u64_at(head, 8))
 }
 
