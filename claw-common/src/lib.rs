@@ -9,6 +9,7 @@
 pub mod config;
 pub mod event;
 pub mod exact;
+pub mod labels;
 pub mod loss;
 pub mod python;
 #[cfg(feature = "user")]

@@ -1,15 +1,15 @@
 //! The tenant label among a goroutine's pprof labels, for both layouts that
 //! the runtime has had (`runtime/pprof/label.go`).
 
-use aya_ebpf::{
-    helpers::{bpf_probe_read_user_buf},
-    macros::map,
-    maps::HashMap,
-};
+use aya_ebpf::{helpers::bpf_probe_read_user_buf, macros::map, maps::HashMap};
 use claw_common::{
     Counter, GoTarget, LabelLayout, RecordedLabel, TenantKey,
     config::{MAX_KEY_LEN, MAX_KEYS, MAX_LABELS},
     event::MAX_LABEL,
+    labels::{
+        BMAP_KEYS, BMAP_OVERFLOW, BMAP_SIZE, BMAP_VALUES, HMAP_B, HMAP_BUCKETS, MIN_TOP_HASH,
+        STRING,
+    },
 };
 
 use crate::{emit::count, user::read};
@@ -43,17 +43,6 @@ struct Best {
 /// each one's chain of overflow buckets.
 const MAP_BUCKETS: u64 = 4;
 const MAP_CHAIN: usize = 2;
-/// `hmap`: count@0, B@9, buckets@16 (`runtime/map.go`, Go 1.19–1.23).
-const HMAP_B: u32 = 9;
-const HMAP_BUCKETS: u32 = 16;
-/// `bmap` of `map[string]string`: tophash [8]u8, keys [8]string, values
-/// [8]string, overflow pointer.
-const BMAP_KEYS: u32 = 8;
-const BMAP_VALUES: u32 = BMAP_KEYS + 8 * 16;
-const BMAP_OVERFLOW: u32 = BMAP_VALUES + 8 * 16;
-const BMAP_SIZE: u64 = BMAP_OVERFLOW as u64 + 8;
-/// Smallest `tophash` of an occupied slot (`minTopHash`).
-const MIN_TOP_HASH: u8 = 5;
 
 /// Fill `out` with the label of goroutine `g` that names its tenant, if any.
 #[inline(always)]
@@ -126,15 +115,15 @@ fn scan_map(labels: u64, best: &mut Best) -> Option<()> {
         if i >= n {
             break;
         }
-        let mut bucket = buckets.wrapping_add(i * BMAP_SIZE);
+        let mut bucket = buckets.wrapping_add(i * u64::from(BMAP_SIZE));
         for _ in 0..MAP_CHAIN {
             let tophash: [u8; 8] = read(bucket, 0)?;
             for slot in 0..8u32 {
                 if tophash[slot as usize] < MIN_TOP_HASH {
                     continue;
                 }
-                let key: GoString = read(bucket, BMAP_KEYS + slot * 16)?;
-                let value: GoString = read(bucket, BMAP_VALUES + slot * 16)?;
+                let key: GoString = read(bucket, BMAP_KEYS + slot * STRING)?;
+                let value: GoString = read(bucket, BMAP_VALUES + slot * STRING)?;
                 consider(&key, &value, best);
             }
             bucket = read(bucket, BMAP_OVERFLOW)?;

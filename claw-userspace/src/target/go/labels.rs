@@ -4,7 +4,15 @@
 
 use std::sync::Arc;
 
-use claw_common::{LabelLayout, config::MAX_KEY_LEN, event::MAX_LABEL};
+use claw_common::{
+    LabelLayout,
+    config::MAX_KEY_LEN,
+    event::MAX_LABEL,
+    labels::{
+        BMAP_KEYS, BMAP_OVERFLOW, BMAP_SIZE, BMAP_VALUES, HMAP, HMAP_B, HMAP_BUCKETS, MIN_TOP_HASH,
+        STRING,
+    },
+};
 use rustc_hash::FxHashMap;
 
 use crate::{
@@ -20,18 +28,6 @@ use crate::{
 const MOST_LABELS: u64 = 256;
 const MOST_BUCKETS_LOG2: u8 = 5;
 const MOST_CHAIN: usize = 4;
-/// `hmap`: B@9, buckets@16; `bmap` of `map[string]string`: tophash [8]u8, keys
-/// [8]string, values [8]string, overflow (`runtime/map.go`, Go 1.19–1.23).
-const HMAP: usize = 24;
-const HMAP_B: usize = 9;
-const HMAP_BUCKETS: usize = 16;
-const BMAP_KEYS: usize = 8;
-const BMAP_VALUES: usize = BMAP_KEYS + 8 * 16;
-const BMAP_OVERFLOW: usize = BMAP_VALUES + 8 * 16;
-const BMAP_SIZE: usize = BMAP_OVERFLOW + 8;
-/// Smallest `tophash` of an occupied slot (`minTopHash`).
-const MIN_TOP_HASH: u8 = 5;
-
 /// Address and length of a Go string.
 type GoString = (u64, u64);
 type Pairs = Vec<(GoString, GoString)>;
@@ -175,7 +171,7 @@ impl<M: Memory> Reader<'_, M> {
         let pointers = self.gather(&pointers.collect::<Vec<_>>());
         let heads = pointers.iter().map(|p| {
             let address = p.as_ref().map_or(0, |p| word(p, 0));
-            Piece { address, len: present(address) * HMAP }
+            Piece { address, len: present(address) * HMAP as usize }
         });
         let heads = self.gather(&heads.collect::<Vec<_>>());
         let mut found: Vec<Option<Pairs>> =
@@ -187,17 +183,17 @@ impl<M: Memory> Reader<'_, M> {
                 *found = None;
                 continue;
             };
-            let b = head.get(HMAP_B).copied().unwrap_or(0);
-            let first = word(head, HMAP_BUCKETS);
+            let b = head.get(HMAP_B as usize).copied().unwrap_or(0);
+            let first = word(head, HMAP_BUCKETS as usize);
             if b > MOST_BUCKETS_LOG2 {
                 *found = None;
             } else if first != 0 {
                 let n = 1u64 << b;
-                level.extend((0..n).map(|k| (i, first.wrapping_add(k * BMAP_SIZE as u64))));
+                level.extend((0..n).map(|k| (i, first.wrapping_add(k * u64::from(BMAP_SIZE)))));
             }
         }
         for _ in 0..MOST_CHAIN {
-            let pieces = level.iter().map(|(_, a)| Piece { address: *a, len: BMAP_SIZE });
+            let pieces = level.iter().map(|(_, a)| Piece { address: *a, len: BMAP_SIZE as usize });
             let buckets = self.gather(&pieces.collect::<Vec<_>>());
             let mut next = Vec::new();
             for ((i, _), bucket) in level.iter().zip(buckets) {
@@ -208,10 +204,13 @@ impl<M: Memory> Reader<'_, M> {
                 };
                 let used = (0..8).filter(|s| bucket.get(*s).is_some_and(|t| *t >= MIN_TOP_HASH));
                 known.extend(used.map(|slot| {
-                    let at = slot * 16;
-                    (pair(&bucket, BMAP_KEYS + at), pair(&bucket, BMAP_VALUES + at))
+                    let at = slot * STRING as usize;
+                    (
+                        pair(&bucket, BMAP_KEYS as usize + at),
+                        pair(&bucket, BMAP_VALUES as usize + at),
+                    )
                 }));
-                let overflow = word(&bucket, BMAP_OVERFLOW);
+                let overflow = word(&bucket, BMAP_OVERFLOW as usize);
                 if overflow != 0 {
                     next.push((*i, overflow));
                 }
@@ -365,7 +364,7 @@ mod tests {
     fn a_chain_that_runs_in_a_circle_ends() {
         let mut b = Builder::default();
         let own = BASE + 8;
-        let mut words = vec![0; BMAP_SIZE / 8 - 1];
+        let mut words = vec![0; BMAP_SIZE as usize / 8 - 1];
         words.push(own);
         b.words(&[0]);
         assert_eq!(b.words(&words), own);
