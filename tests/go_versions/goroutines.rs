@@ -3,19 +3,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use claw_ebpf::{
     pipeline::{Source, goroutines},
-    report::{goroutines as report, pprof::Profile},
+    report::goroutines as report,
     target::go::{layout::LAYOUTS, waits},
 };
-use prost::Message;
 
-use crate::{common::*, cores::*};
+use crate::{
+    common::*,
+    cores::*,
+    profiles::{Frame, Profile},
+};
 
 /// Versions that stand for the others: each way to lay out goroutines and their
 /// labels.
@@ -80,35 +83,19 @@ impl Drop for Fixture {
 type Counts = BTreeMap<(Vec<String>, Vec<String>), i64>;
 
 fn counts(gz: &[u8]) -> Counts {
-    let mut bytes = Vec::new();
-    flate2::read::GzDecoder::new(gz).read_to_end(&mut bytes).unwrap();
-    let p = Profile::decode(&*bytes).unwrap();
-    let text = |i: i64| p.string_table[usize::try_from(i).unwrap()].clone();
-    assert_eq!(p.sample_type.len(), 1);
-    assert_eq!((text(p.sample_type[0].r#type), text(p.sample_type[0].unit)), kind());
-    let period = p.period_type.as_ref().unwrap();
-    assert_eq!((text(period.r#type), text(period.unit), p.period), (kind().0, kind().1, 1));
-    let functions: BTreeMap<u64, String> = p
-        .function
-        .iter()
-        .map(|f| (f.id, format!("{} {}", text(f.name), text(f.filename))))
-        .collect();
-    let locations: BTreeMap<u64, Vec<String>> = p
-        .location
-        .iter()
-        .map(|l| {
-            let line = |n: &claw_ebpf::report::pprof::Line| {
-                format!("{}:{}", functions[&n.function_id], n.line)
-            };
-            (l.id, l.line.iter().map(line).collect())
-        })
-        .collect();
+    let p = Profile::unpack(gz);
+    let kind = ("goroutine", "count");
+    let types: Vec<_> = p.raw.sample_type.iter().map(|t| p.value_type(t)).collect();
+    assert_eq!(types, [kind]);
+    let period = p.raw.period_type.as_ref().map(|t| p.value_type(t));
+    assert_eq!((period, p.raw.period), (Some(kind), 1));
+    let text = |(name, file, line): &Frame| format!("{name} {file}:{line}");
     let mut counts = Counts::new();
-    for s in &p.sample {
+    for s in &p.raw.sample {
         let stack: Vec<String> =
-            s.location_id.iter().flat_map(|id| locations[id].clone()).collect();
+            s.location_id.iter().flat_map(|id| p.places[id].1.iter().map(text)).collect();
         let mut labels: Vec<String> =
-            s.label.iter().map(|l| format!("{}={}", text(l.key), text(l.str))).collect();
+            s.label.iter().map(|l| format!("{}={}", p.text(l.key), p.text(l.str))).collect();
         labels.sort();
         // The main goroutine writes the profile at the time.
         if !stack.iter().any(|f| f.starts_with("main.main ")) {
@@ -116,10 +103,6 @@ fn counts(gz: &[u8]) -> Counts {
         }
     }
     counts
-}
-
-fn kind() -> (String, String) {
-    ("goroutine".into(), "count".into())
 }
 
 #[test]

@@ -1,56 +1,49 @@
 //! The heap profile read from outside is the one that the service itself
 //! writes, bucket by bucket, in every version and build.
 
-use std::{io::Read, path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use claw_ebpf::{
     heap::{self, By, Snapshot, Source, rows},
-    report::{heap::pprof, pprof::Profile},
+    report::heap::pprof,
 };
-use prost::Message;
 
-use crate::common::*;
+use crate::{
+    common::*,
+    profiles::{Frame, Profile},
+};
 
-pub fn decode(packed: &[u8]) -> Profile {
-    let mut bytes = Vec::new();
-    flate2::read::GzDecoder::new(packed).read_to_end(&mut bytes).unwrap();
-    Profile::decode(&*bytes).unwrap()
-}
-
-/// A location: its address and its frames as (function, file, line).
-type Place = (u64, Vec<(String, String, i64)>);
+/// A location: its address and its frames.
+type Place = (u64, Vec<Frame>);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bucket {
+struct Bucket {
     stack: Vec<Place>,
     size: i64,
     values: Vec<i64>,
 }
 
 /// Buckets with any object, in an order of their own.
-pub fn buckets(p: &Profile) -> Vec<Bucket> {
-    let text = |i: i64| p.string_table[usize::try_from(i).unwrap()].clone();
-    let functions: std::collections::BTreeMap<u64, (String, String)> =
-        p.function.iter().map(|f| (f.id, (text(f.name), text(f.filename)))).collect();
-    let place = |id: u64| -> Place {
-        let l = p.location.iter().find(|l| l.id == id).unwrap();
-        let frame = |line: &claw_ebpf::report::pprof::Line| {
-            let (name, file) = functions[&line.function_id].clone();
+fn buckets(p: &Profile) -> Vec<Bucket> {
+    let place = |id: &u64| {
+        let (address, mut frames) = p.places[id].clone();
+        for (name, file, _) in &mut frames {
             // A package's `init` spans files, of which Go's writer has one.
-            let file = if name.ends_with(".init") { String::new() } else { file };
-            (name, file, line.line)
-        };
-        (l.address, l.line.iter().map(frame).collect())
+            if name.ends_with(".init") {
+                file.clear();
+            }
+        }
+        (address, frames)
     };
-    let places: std::collections::BTreeMap<u64, Place> =
-        p.location.iter().map(|l| (l.id, place(l.id))).collect();
+    let places: BTreeMap<u64, Place> = p.places.keys().map(|id| (*id, place(id))).collect();
     let mut found: Vec<Bucket> = p
+        .raw
         .sample
         .iter()
         .filter(|s| s.value.iter().any(|v| *v != 0))
         .map(|s| Bucket {
             stack: s.location_id.iter().map(|id| places[id].clone()).collect(),
-            size: s.label.iter().find(|l| text(l.key) == "bytes").map_or(0, |l| l.num),
+            size: s.label.iter().find(|l| p.text(l.key) == "bytes").map_or(0, |l| l.num),
             values: s.value.clone(),
         })
         .collect();
@@ -59,11 +52,9 @@ pub fn buckets(p: &Profile) -> Vec<Bucket> {
 }
 
 /// Types, units and period: what tools show the profile by.
-fn kind(p: &Profile) -> (Vec<(String, String)>, i64, i64) {
-    let text = |i: i64| p.string_table[usize::try_from(i).unwrap()].clone();
-    let value = |t: &claw_ebpf::report::pprof::ValueType| (text(t.r#type), text(t.unit));
-    let all = p.sample_type.iter().chain(&p.period_type);
-    (all.map(value).collect(), p.period, p.default_sample_type)
+fn kind(p: &Profile) -> (Vec<(&str, &str)>, i64, i64) {
+    let all = p.raw.sample_type.iter().chain(&p.raw.period_type);
+    (all.map(|t| p.value_type(t)).collect(), p.raw.period, p.raw.default_sample_type)
 }
 
 /// A program that has written its own profile to `file` and stays.
@@ -80,11 +71,12 @@ pub fn read(source: &Source) -> Snapshot {
 }
 
 pub fn assert_equal(ours: &Snapshot, own: &Path, what: &str) {
-    let (ours, own) = (decode(&pprof(ours, 1)), decode(&std::fs::read(own).unwrap()));
+    let (ours, own) =
+        (Profile::unpack(&pprof(ours, 1)), Profile::unpack(&std::fs::read(own).unwrap()));
     assert_eq!(kind(&ours), kind(&own), "{what}");
     let mapping = |p: &Profile| {
-        let m = p.mapping.first().unwrap();
-        let file = p.string_table[usize::try_from(m.filename).unwrap()].clone();
+        let m = p.raw.mapping.first().unwrap();
+        let file = p.text(m.filename).to_owned();
         (m.memory_start, m.memory_limit, m.file_offset, file, m.has_functions)
     };
     assert_eq!(mapping(&ours), mapping(&own), "{what}");

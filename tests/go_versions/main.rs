@@ -8,5 +8,6 @@ mod cores;
 mod goroutines;
 mod heap;
 mod layouts;
+mod profiles;
 mod symbols;
 mod tables;

@@ -1,41 +1,30 @@
 //! Our frames for an address are those of Go's own profile, in every version
 //! and build.
 
-use std::{collections::BTreeMap, io::Read, process::Command};
+use std::{collections::BTreeMap, process::Command};
 
-use claw_ebpf::{report::pprof::Profile, target::go::binary::GoBinary};
-use prost::Message;
+use claw_ebpf::target::go::binary::GoBinary;
 
-use crate::common::*;
+use crate::{
+    common::*,
+    profiles::{Frame, Profile},
+};
 
-/// Address in the file → frames (function, file, line), innermost first.
-type Frames = BTreeMap<u64, Vec<(String, String, i64)>>;
+/// Address in the file → frames, innermost first.
+type Frames = BTreeMap<u64, Vec<Frame>>;
 
 /// The program writes its own heap and goroutine profile, symbolized by the
 /// runtime.
 fn profile(program: &std::path::Path) -> Frames {
     let out = Command::new(program).output().unwrap();
     assert!(out.status.success());
-    let mut bytes = Vec::new();
-    flate2::read::GzDecoder::new(&*out.stdout).read_to_end(&mut bytes).unwrap();
-    let p = Profile::decode(&*bytes).unwrap();
-    let text = |i: i64| p.string_table[usize::try_from(i).unwrap()].clone();
-    let functions: BTreeMap<u64, (String, String)> =
-        p.function.iter().map(|f| (f.id, (text(f.name), text(f.filename)))).collect();
-    let mapping = p.mapping.first().unwrap();
-    p.location
-        .iter()
-        .filter(|l| l.mapping_id == mapping.id)
+    let p = Profile::unpack(&out.stdout);
+    let mapping = p.raw.mapping.first().unwrap();
+    let of_program = p.raw.location.iter().filter(|l| l.mapping_id == mapping.id);
+    of_program
         .map(|l| {
-            let frames = l
-                .line
-                .iter()
-                .map(|line| {
-                    let (name, file) = functions[&line.function_id].clone();
-                    (name, file, line.line)
-                })
-                .collect();
-            (l.address - mapping.memory_start + mapping.file_offset, frames)
+            let (address, frames) = p.places[&l.id].clone();
+            (address - mapping.memory_start + mapping.file_offset, frames)
         })
         .collect()
 }
