@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             let source = save.from.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let b = Baseline::new(&save.name, save.env.clone(), &source, &profiles);
             b.save(&path, save.force)?;
-            print(&format!("{}: {} series\n", path.display(), b.entries.len()))?;
+            print(format!("{}: {} series\n", path.display(), b.entries.len()))?;
         }
         Verb::List => {
             for name in baseline::list(&folder())? {
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             if *json {
                 print(&(serde_json::to_string_pretty(&b)? + "\n"))?;
             } else {
-                print(&show(&b))?;
+                print(show(&b))?;
             }
         }
         Verb::Diff { a, b } => return diff(&Baseline::load(a)?, &Baseline::load(b)?),

@@ -1,14 +1,17 @@
 //! `claw-ebpf goroutines`
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::PossibleValue};
 use claw_ebpf::{
     pipeline::{self, Source},
-    report::goroutines,
+    report::{
+        goroutines,
+        output::{Format, Output},
+    },
 };
 
-use super::Exit;
+use super::{Exit, not_to_a_terminal, print};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,11 +29,12 @@ pub struct Args {
 
     /// What to write
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: Shown,
 
-    /// Write to PATH instead of stdout
+    /// Also write it to PATH; its extension decides the format (.json, .jsonl,
+    /// .txt, .pb.gz, .folded). Repeatable
     #[arg(long, value_name = "PATH")]
-    out: Option<PathBuf>,
+    out: Vec<PathBuf>,
 
     /// Also the runtime's own goroutines
     #[arg(long)]
@@ -41,49 +45,63 @@ pub struct Args {
     top: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people, the largest group first
-    Text,
-    /// One JSON document
-    Json,
-    /// One JSON object per goroutine
-    Jsonl,
-    /// Collapsed stacks with counts
-    Folded,
-    /// A goroutine profile for `go tool pprof`
-    Pprof,
-    /// The text of /debug/pprof/goroutine?debug=2
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    As(Format),
     Debug2,
 }
 
+impl ValueEnum for Shown {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [Shown; 6] = [
+            Shown::As(Format::Text),
+            Shown::As(Format::Json),
+            Shown::As(Format::Jsonl),
+            Shown::As(Format::Folded),
+            Shown::As(Format::Pprof),
+            Shown::Debug2,
+        ];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::As(format) => format.to_possible_value(),
+            Self::Debug2 => Some(
+                PossibleValue::new("debug2").help("The text of /debug/pprof/goroutine?debug=2"),
+            ),
+        }
+    }
+}
+
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let out: Vec<Output> = args.out.iter().map(|p| Output::new(p)).collect::<Result<_, _>>()?;
+    if let Shown::As(format) = args.format {
+        not_to_a_terminal(format)?;
+    }
     let source = match (args.pid, &args.core) {
         (Some(pid), _) => Source::Process(pid),
         (None, Some(path)) => Source::Core { path: path.clone(), exe: args.exe.clone() },
         (None, None) => anyhow::bail!("give --pid or --core"),
     };
     let dump = pipeline::goroutines(&source, args.system)?;
-    let top = if args.top == 0 { usize::MAX } else { args.top };
-    let bytes = match args.format {
-        Format::Text => goroutines::text(&dump, top).into_bytes(),
-        Format::Json => dump.json()?.into_bytes(),
-        Format::Jsonl => dump.json_lines()?.into_bytes(),
-        Format::Folded => dump.folded().into_bytes(),
-        Format::Pprof => goroutines::pprof(&dump),
-        Format::Debug2 => goroutines::debug2(&dump).into_bytes(),
+    let render = |format, top| -> anyhow::Result<Vec<u8>> {
+        Ok(match format {
+            Format::Text => goroutines::text(&dump, top).into_bytes(),
+            Format::Json => dump.json()?.into_bytes(),
+            Format::Jsonl => dump.json_lines()?.into_bytes(),
+            Format::Folded => dump.folded().into_bytes(),
+            Format::Pprof => goroutines::pprof(&dump),
+        })
     };
-    let written = match &args.out {
-        Some(path) => std::fs::write(path, bytes),
-        None => std::io::stdout().write_all(&bytes),
-    };
-    match written {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            let to = args.out.as_ref().map_or("stdout".into(), |p| p.display().to_string());
-            anyhow::bail!("cannot write to {to}: {e}");
-        }
-        _ => {}
+    for o in &out {
+        o.save(&render(o.format, usize::MAX)?)?;
     }
+    let top = if args.top == 0 { usize::MAX } else { args.top };
+    print(match args.format {
+        Shown::As(format) => render(format, top)?,
+        Shown::Debug2 => goroutines::debug2(&dump).into_bytes(),
+    })?;
     // The collector's own proof, where the program asked for it.
     Ok(if dump.groups.iter().any(|g| g.leaked) { Exit::Found } else { Exit::Clean })
 }

@@ -1,7 +1,7 @@
 //! `claw-ebpf heap (--pid N | --core FILE)`
 
 use std::{
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,12 +12,12 @@ use claw_ebpf::{
     heap::{self, By, Snapshot, Source},
     report::{
         heap::{Context, HeapReport, folded, pprof, text},
-        output::{self, Output},
+        output::{Format, Output},
         text::Style,
     },
 };
 
-use super::{Exit, args::pause};
+use super::{Exit, args::pause, not_to_a_terminal, print};
 
 #[derive(clap::Args)]
 #[group(skip)]
@@ -86,25 +86,9 @@ impl From<Rows> for By {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// One JSON document
-    Json,
-    /// One JSON object per row
-    Jsonl,
-    /// Collapsed stacks for flame graphs
-    Folded,
-    /// For `go tool pprof`
-    Pprof,
-}
-
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let out: Vec<Output> = args.out.iter().map(|p| Output::new(p)).collect::<Result<_, _>>()?;
-    if args.format == Format::Pprof && std::io::stdout().is_terminal() {
-        anyhow::bail!("--format pprof is no text: write it to a file, or use --out FILE.pb.gz");
-    }
+    not_to_a_terminal(args.format)?;
     let source = match (args.pid, &args.core) {
         (Some(pid), _) => Source::Process(pid),
         (None, Some(path)) => Source::Core { path: path.clone(), exe: args.exe.clone() },
@@ -142,35 +126,27 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let colour =
         !args.no_color && std::env::var_os("NO_COLOR").is_none() && std::io::stdout().is_terminal();
-    let content = match args.format {
+    print(&match args.format {
         Format::Text if colour => text(&report, Style::Colour).into_bytes(),
-        Format::Text => write(output::Format::Text)?,
-        Format::Json => write(output::Format::Json)?,
-        Format::Jsonl => write(output::Format::Jsonl)?,
-        Format::Folded => write(output::Format::Folded)?,
-        Format::Pprof => write(output::Format::Pprof)?,
-    };
-    match std::io::stdout().write_all(&content) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => return Err(e.into()),
-        _ => {}
-    }
+        format => write(format)?,
+    })?;
     // Nothing is sampled: an empty heap would be a lie.
     let nothing = snapshot.samples.is_empty() && args.since.is_none();
     Ok(if nothing && !report.blocked.is_empty() { Exit::NoVerdict } else { Exit::Clean })
 }
 
 fn render(
-    format: output::Format,
+    format: Format,
     snapshot: &Snapshot,
     report: &HeapReport,
     context: &Context,
     style: Style,
 ) -> anyhow::Result<Vec<u8>> {
     Ok(match format {
-        output::Format::Json => report.json()?.into_bytes(),
-        output::Format::Jsonl => report.json_lines()?.into_bytes(),
-        output::Format::Text => text(report, style).into_bytes(),
-        output::Format::Folded => folded(&snapshot.samples).into_bytes(),
-        output::Format::Pprof => pprof(snapshot, i64::try_from(context.wall_ns).unwrap_or(0)),
+        Format::Json => report.json()?.into_bytes(),
+        Format::Jsonl => report.json_lines()?.into_bytes(),
+        Format::Text => text(report, style).into_bytes(),
+        Format::Folded => folded(&snapshot.samples).into_bytes(),
+        Format::Pprof => pprof(snapshot, i64::try_from(context.wall_ns).unwrap_or(0)),
     })
 }

@@ -13,12 +13,13 @@ mod replay;
 mod run;
 mod watch;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use clap::{Parser, Subcommand};
 use claw_ebpf::{
     heap::HeapError,
     pipeline::{DumpError, WatchError},
+    report::output::Format,
 };
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
@@ -80,17 +81,25 @@ enum Verb {
 }
 
 /// Write to stdout. A reader that went away is not an error.
-fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(content: impl AsRef<[u8]>) -> std::io::Result<()> {
+    match std::io::stdout().write_all(content.as_ref()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
 }
 
+/// What is no text may not be written to a terminal.
+fn not_to_a_terminal(format: Format) -> anyhow::Result<()> {
+    if format == Format::Pprof && std::io::stdout().is_terminal() {
+        anyhow::bail!("--format pprof is no text: write it to a file, or use --out FILE.pb.gz");
+    }
+    Ok(())
+}
+
 /// The exit code of an error: 3 where permission is missing, else 2.
 pub fn error_code(error: &anyhow::Error) -> u8 {
     let watch = matches!(error.downcast_ref(), Some(WatchError::NotPermitted(_)));
-    let heap = matches!(error.downcast_ref(), Some(HeapError::NotPermitted(_)));
+    let heap = error.downcast_ref::<HeapError>().is_some_and(HeapError::is_permission);
     let dump = error.downcast_ref::<DumpError>().is_some_and(DumpError::is_permission);
     if watch || heap || dump { 3 } else { 2 }
 }

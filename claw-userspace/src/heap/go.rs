@@ -10,8 +10,8 @@ use crate::{
         discover,
         go::{
             binary::GoBinary,
-            layout::GoLayout,
-            memprofile::{self, Bucket, HeapProfile, Variables},
+            memprofile::Bucket,
+            program::{GoProgram, OpenError},
             types,
         },
         memory::{Memory, ProcessMemory},
@@ -25,21 +25,17 @@ const NO_TENANT: &str = "Go's heap profile carries no labels; `claw-ebpf watch` 
 /// Within a page.
 const PAGE: u64 = 0xfff;
 
-pub fn of_process(process: &Process, binary: &GoBinary, by: By) -> Result<Snapshot, HeapError> {
-    let name = format!("process {} ({})", process.pid, clean(&process.name));
-    let bias = process.load_bias(binary.elf().first_vaddr())?;
-    let memory = ProcessMemory::open(process.pid).map_err(|source| match source.kind() {
-        std::io::ErrorKind::PermissionDenied => HeapError::NotPermitted(format!(
-            "{name}: its memory may not be read: run as root, or see `claw-ebpf doctor`"
-        )),
-        _ => HeapError::Memory { name: name.clone(), source },
-    })?;
-    let profile = profile(&memory, binary, bias, &name)?;
-    let mut snapshot = snapshot(&profile, binary, bias, by);
+pub fn of_process(
+    process: &Process,
+    program: &GoProgram<ProcessMemory>,
+    by: By,
+) -> Result<Snapshot, HeapError> {
+    let mut snapshot = snapshot(program, by)?;
     snapshot.pid = Some(process.pid);
     snapshot.name = clean(&process.name);
     snapshot.code = process
-        .mappings()?
+        .mappings()
+        .map_err(OpenError::from)?
         .into_iter()
         .filter(|m| m.executable)
         .map(|m| CodeMapping { start: m.start, end: m.end, offset: m.offset, path: m.path })
@@ -49,10 +45,9 @@ pub fn of_process(process: &Process, binary: &GoBinary, by: By) -> Result<Snapsh
     Ok(snapshot)
 }
 
-pub fn of_core(core: &GoCore, by: By) -> Result<Snapshot, HeapError> {
-    let name = format!("core {}", core.core.path.display());
-    let profile = profile(core, &core.binary, core.bias, &name)?;
-    let mut snapshot = snapshot(&profile, &core.binary, core.bias, by);
+pub fn of_core(program: &GoProgram<GoCore>, by: By) -> Result<Snapshot, HeapError> {
+    let mut snapshot = snapshot(program, by)?;
+    let core = &program.memory;
     snapshot.pid = core.core.notes.pid;
     snapshot.core = Some(core.core.path.clone());
     let exe = core.exe.to_string_lossy();
@@ -85,21 +80,11 @@ pub fn of_core(core: &GoCore, by: By) -> Result<Snapshot, HeapError> {
     Ok(snapshot)
 }
 
-fn profile(
-    memory: &impl Memory,
-    binary: &GoBinary,
-    bias: u64,
-    name: &str,
-) -> Result<HeapProfile, HeapError> {
-    let layout = GoLayout::of(&binary.version)
-        .map_err(|source| HeapError::Layout { name: name.to_owned(), source })?;
-    Variables::find(binary, bias)
-        .map_err(Into::into)
-        .and_then(|variables| memprofile::read(memory, layout, &variables))
-        .map_err(|source| HeapError::Profile { name: name.to_owned(), source })
-}
-
-fn snapshot(profile: &HeapProfile, binary: &GoBinary, bias: u64, by: By) -> Snapshot {
+fn snapshot(program: &GoProgram<impl Memory>, by: By) -> Result<Snapshot, HeapError> {
+    let profile = program
+        .heap_profile()
+        .map_err(|source| HeapError::Profile { name: program.name.clone(), source })?;
+    let (binary, bias) = (&*program.binary, program.bias);
     let mut blocked = Vec::new();
     let mut block = |what: &str, why: String| blocked.push(Blocked { what: what.into(), why });
     if profile.rate == 0 {
@@ -136,7 +121,7 @@ fn snapshot(profile: &HeapProfile, binary: &GoBinary, bias: u64, by: By) -> Snap
             Sample { stack, object_size, type_name, values }
         })
         .collect();
-    Snapshot {
+    Ok(Snapshot {
         pid: None,
         core: None,
         name: String::new(),
@@ -149,7 +134,7 @@ fn snapshot(profile: &HeapProfile, binary: &GoBinary, bias: u64, by: By) -> Snap
         holders: Vec::new(),
         cannot: vec![(By::Tenant, NO_TENANT)],
         build: binary.build.clone(),
-    }
+    })
 }
 
 /// From the code that made the call into the allocator: the profile itself

@@ -9,7 +9,7 @@ mod go;
 mod rows;
 mod since;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub use rows::{Row, Values, rows};
 pub use since::{SinceError, subtract};
@@ -18,23 +18,18 @@ use crate::{
     stream::Blocked,
     symbol::Location,
     target::{
-        core::{CoreError, go::GoCore},
+        core::CoreError,
         cpython::{graph::paths::TypeHolders, live::LiveError},
         go::{
-            binary::{GoBinary, GoBinaryError},
-            layout::LayoutError,
+            binary::GoBinary,
             memprofile::ProfileError,
+            program::{GoProgram, OpenError},
         },
-        process::{Process, ProcessError},
+        process::Process,
     },
 };
 
-/// What is looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    Process(u32),
-    Core { path: PathBuf, exe: Option<PathBuf> },
-}
+pub use crate::target::go::program::Source;
 
 /// What rows are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,17 +91,11 @@ pub enum HeapError {
     #[error("{0}")]
     NotPermitted(String),
     #[error(transparent)]
-    Process(ProcessError),
+    Open(#[from] OpenError),
     #[error(transparent)]
     Core(#[from] CoreError),
-    #[error("{name}: {source}")]
-    Binary { name: String, source: GoBinaryError },
-    #[error("{name}: {source}")]
-    Layout { name: String, source: LayoutError },
     #[error("{name}: the heap profile cannot be read: {source}")]
     Profile { name: String, source: ProfileError },
-    #[error("{name}: memory cannot be read: {source}")]
-    Memory { name: String, source: std::io::Error },
     #[error(transparent)]
     Python(#[from] LiveError),
     #[error(
@@ -115,11 +104,12 @@ pub enum HeapError {
     Runtime(String),
 }
 
-impl From<ProcessError> for HeapError {
-    fn from(e: ProcessError) -> Self {
-        match e {
-            ProcessError::Permission(_) => Self::NotPermitted(e.to_string()),
-            e => Self::Process(e),
+impl HeapError {
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::NotPermitted(_) => true,
+            Self::Open(e) => e.is_permission(),
+            _ => false,
         }
     }
 }
@@ -134,22 +124,24 @@ impl From<ProcessError> for HeapError {
 pub fn read(source: &Source, by: By, holders: Option<Duration>) -> Result<Snapshot, HeapError> {
     match source {
         Source::Process(pid) => {
-            let process = Process::open(*pid)?;
-            match GoBinary::open(&process.exe_path()) {
-                Ok(binary) => go::of_process(&process, &binary, by),
+            let process = Process::open(*pid).map_err(OpenError::from)?;
+            match GoProgram::open(&process, |exe| GoBinary::open(exe).map(Arc::new)) {
+                Ok(program) => go::of_process(&process, &program, by),
                 Err(e) if e.is_not_go() => cpython::of_process(&process, holders)?
                     .ok_or_else(|| HeapError::Runtime(format!("process {pid} ({})", process.name))),
-                Err(source) => Err(HeapError::Binary { name: format!("process {pid}"), source }),
+                Err(e) => Err(e.into()),
             }
         }
-        Source::Core { path, exe } => match GoCore::open(path, exe.as_deref()) {
-            Err(CoreError::Executable { exe: program, source }) if source.is_not_go() => {
+        Source::Core { path, exe } => match GoProgram::of_core(path, exe.as_deref()) {
+            Err(OpenError::Core(CoreError::Executable { exe: program, source }))
+                if source.is_not_go() =>
+            {
                 cpython::of_core(path, exe.as_deref(), holders.is_some())?.ok_or_else(|| {
                     let (core, program) = (path.display(), program.display());
                     HeapError::Runtime(format!("core {core} (of {program})"))
                 })
             }
-            core => go::of_core(&core?, by),
+            program => go::of_core(&program?, by),
         },
     }
 }

@@ -3,11 +3,7 @@
 
 mod group;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use self::group::{Grouper, Names};
 use super::clock::{monotonic_ns, wall_ns};
@@ -17,54 +13,37 @@ use crate::{
         goroutines::{Dump, SCHEMA, Unseen},
     },
     target::{
-        core::{CoreError, go::GoCore},
+        core::go::GoCore,
         go::{
-            binary::{GoBinary, GoBinaryError},
+            binary::GoBinary,
             goroutines::LookError,
-            layout::{GoLayout, LayoutError},
+            program::{GoProgram, OpenError},
             snapshot::{Registers, snapshot},
             unwind::Unwinder,
             variables::{ALLGS, VariableError},
         },
-        memory::{Memory, ProcessMemory},
-        process::{Process, ProcessError},
+        memory::Memory,
+        process::Process,
     },
 };
 
-/// Where goroutines are read from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    Process(u32),
-    Core { path: PathBuf, exe: Option<PathBuf> },
-}
+pub use crate::target::go::program::Source;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Core(#[from] CoreError),
-    #[error("{name}: {source}")]
-    Binary { name: String, source: GoBinaryError },
-    #[error("{name}: {source}")]
-    Layout { name: String, source: LayoutError },
-    #[error("{name}: not built for a processor that is supported (x86-64)")]
-    Machine { name: String },
+    Open(#[from] OpenError),
+    #[error("{0}: not built for a processor that is supported (x86-64)")]
+    Machine(String),
     #[error("{name}: goroutines cannot be found: {source}")]
     Variable { name: String, source: VariableError },
-    #[error(
-        "process {0}: not permitted to read its memory: run as root, or see `claw-ebpf doctor`"
-    )]
-    Permission(u32),
-    #[error("process {pid}: its memory cannot be read: {source}")]
-    Memory { pid: u32, source: std::io::Error },
     #[error("{name}: goroutines cannot be read: {source}")]
     Look { name: String, source: LookError },
 }
 
 impl DumpError {
     pub fn is_permission(&self) -> bool {
-        matches!(self, Self::Permission(_) | Self::Process(ProcessError::Permission(_)))
+        matches!(self, Self::Open(e) if e.is_permission())
     }
 }
 
@@ -75,55 +54,42 @@ impl DumpError {
 pub fn goroutines(source: &Source, system: bool) -> Result<Dump, DumpError> {
     match source {
         Source::Process(pid) => live(*pid, system),
-        Source::Core { path, exe } => dead(path, exe.as_deref(), system),
+        Source::Core { path, exe } => dead(&GoProgram::of_core(path, exe.as_deref())?, system),
     }
 }
 
 fn live(pid: u32, system: bool) -> Result<Dump, DumpError> {
-    let process = Process::open(pid)?;
-    let name = format!("process {pid} ({})", clean(&process.name));
-    let binary = GoBinary::open(&process.exe_path())
-        .map_err(|source| DumpError::Binary { name: name.clone(), source })?;
-    let bias = process.load_bias(binary.elf().first_vaddr())?;
-    let memory = ProcessMemory::open(pid).map_err(|source| match source.kind() {
-        std::io::ErrorKind::PermissionDenied => DumpError::Permission(pid),
-        _ => DumpError::Memory { pid, source },
-    })?;
-    let time = i64::try_from(wall_ns()).unwrap_or(0);
+    let process = Process::open(pid).map_err(OpenError::from)?;
+    let program = GoProgram::open(&process, |exe| GoBinary::open(exe).map(Arc::new))?;
     let about = About {
-        name,
         pid,
         process: clean(&process.name),
         exe: clean(&process.exe),
         core: None,
         now_ns: Some(monotonic_ns()),
-        time_nanos: time,
+        time_nanos: i64::try_from(wall_ns()).unwrap_or(0),
         missing: 0,
     };
-    read(&memory, &[], Arc::new(binary), bias, about, system)
+    read(&program, &[], about, system)
 }
 
-fn dead(path: &Path, exe: Option<&Path>, system: bool) -> Result<Dump, DumpError> {
-    let core = GoCore::open(path, exe)?;
-    let name = format!("core {}", path.display());
+fn dead(program: &GoProgram<GoCore>, system: bool) -> Result<Dump, DumpError> {
+    let core = &program.memory;
     let process = core.exe.file_name().map(|n| n.to_string_lossy().into_owned());
     let registers: Vec<Registers> = core.core.notes.threads.iter().map(|t| (t.pc, t.sp)).collect();
     let about = About {
-        name,
         pid: core.core.notes.pid.unwrap_or(0),
         process: clean(&process.unwrap_or_default()),
         exe: clean(&core.exe.to_string_lossy()),
-        core: Some(clean(&path.to_string_lossy())),
+        core: Some(clean(&core.core.path.to_string_lossy())),
         now_ns: None,
         time_nanos: 0,
         missing: core.core.missing_bytes,
     };
-    let (binary, bias) = (Arc::clone(&core.binary), core.bias);
-    read(&core, &registers, binary, bias, about, system)
+    read(program, &registers, about, system)
 }
 
 struct About {
-    name: String,
     pid: u32,
     process: String,
     exe: String,
@@ -135,33 +101,30 @@ struct About {
 }
 
 fn read(
-    memory: &impl Memory,
+    program: &GoProgram<impl Memory>,
     registers: &[Registers],
-    binary: Arc<GoBinary>,
-    bias: u64,
     about: About,
     system: bool,
 ) -> Result<Dump, DumpError> {
     let began = Instant::now();
-    let name = || about.name.clone();
+    let GoProgram { name, binary, layout, bias, memory } = program;
+    let name = || name.clone();
     if !binary.is_x86_64() {
-        return Err(DumpError::Machine { name: name() });
+        return Err(DumpError::Machine(name()));
     }
-    let layout = GoLayout::of(&binary.version)
-        .map_err(|source| DumpError::Layout { name: name(), source })?;
     let allgs = ALLGS
-        .find(&binary)
+        .find(binary)
         .map_err(|source| DumpError::Variable { name: name(), source })?
-        .wrapping_add(bias);
-    let mut unwinder = Unwinder::new(&binary, bias);
+        .wrapping_add(*bias);
+    let mut unwinder = Unwinder::new(binary, *bias);
     let s = snapshot(memory, layout, allgs, &mut unwinder, registers)
         .map_err(|source| DumpError::Look { name: name(), source })?;
     let text = binary.elf().segments.iter().find(|s| s.executable);
     let mapping = text.map_or((0, 0, 0, String::new()), |t| {
-        let start = t.vaddr.wrapping_add(bias);
+        let start = t.vaddr.wrapping_add(*bias);
         (start, start.wrapping_add(t.mem_size), t.offset, about.exe.clone())
     });
-    let names = Names::new(about.pid, Arc::clone(&binary), bias);
+    let names = Names::new(about.pid, Arc::clone(binary), *bias);
     let unseen = Unseen {
         torn_slots: s.torn_slots,
         retried: s.retried,

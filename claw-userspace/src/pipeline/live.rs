@@ -37,7 +37,8 @@ use crate::{
     target::{
         capability,
         cpython::live::LiveError,
-        process::{Process, ProcessError, all_pids},
+        go::program::OpenError,
+        process::{Process, all_pids},
     },
 };
 
@@ -177,15 +178,16 @@ impl<'a> Live<'a> {
         match self.select.clone() {
             Select::Pids(pids) => {
                 for pid in pids {
-                    let started =
-                        Process::open(pid).map_err(StartError::from).and_then(|p| self.start(p));
+                    let started = Process::open(pid)
+                        .map_err(|e| OpenError::from(e).into())
+                        .and_then(|p| self.start(p));
                     match started {
                         Ok(()) => {}
                         // A shell, a supervisor: its children may be.
                         Err(e @ StartError::Neither { .. }) if self.options.children => {
                             self.sink.note(&format!("{e}; its children are watched"));
                         }
-                        Err(e @ StartError::Process(ProcessError::Permission(_))) => {
+                        Err(e) if e.is_permission() => {
                             return Err(WatchError::NotPermitted(e.to_string()));
                         }
                         Err(e) => return Err(WatchError::NothingToWatch(e.to_string())),
@@ -363,9 +365,10 @@ impl<'a> Live<'a> {
             }
             self.gone(pid, "it replaced its program (exec)");
             // The same process may go on as another Go program.
-            let again = Process::open(pid).map_err(StartError::from).and_then(|process| {
-                if self.wants(&process) { self.start(process) } else { Ok(()) }
-            });
+            let again =
+                Process::open(pid).map_err(|e| OpenError::from(e).into()).and_then(|process| {
+                    if self.wants(&process) { self.start(process) } else { Ok(()) }
+                });
             if let Err(e) = again {
                 self.sink.put(failed("Attaching", e.to_string()));
             }

@@ -7,7 +7,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use claw_common::GoTarget;
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -29,25 +28,21 @@ use crate::{
         cpython::live::LiveError,
         discover,
         go::{
-            binary::{GoBinary, GoBinaryError},
-            layout::{GoLayout, LayoutError},
+            layout::GoLayout,
             memprofile::{self, HeapProfile},
+            program::{GoProgram, OpenError},
             rate::{self, ChangedRate, RateError},
             variables::{ALLGS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
-        process::{Process, ProcessError},
+        process::Process,
     },
 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error("process {pid} ({name}): {source}")]
-    Binary { pid: u32, name: String, source: GoBinaryError },
-    #[error("process {pid} ({name}): heap, goroutines and tenants cannot be read: {source}")]
-    Layout { pid: u32, name: String, source: LayoutError },
+    Open(#[from] OpenError),
     #[error("process {pid} ({name}) is not built for this machine's processor")]
     Machine { pid: u32, name: String },
     #[error("process {pid} ({name}): nothing can be watched: {why}")]
@@ -63,8 +58,6 @@ pub enum StartError {
          lists what can be watched"
     )]
     Neither { pid: u32, name: String },
-    #[error("process {pid}: memory cannot be read: {source}")]
-    Memory { pid: u32, source: std::io::Error },
 }
 
 impl StartError {
@@ -72,14 +65,17 @@ impl StartError {
     /// processes are tried.
     pub fn is_uninteresting(&self) -> bool {
         match self {
-            Self::Binary { source, .. } => source.is_not_go(),
-            Self::Process(_) | Self::Neither { .. } => true,
-            _ => false,
+            Self::Open(OpenError::Process(_)) | Self::Neither { .. } => true,
+            other => other.is_not_go(),
         }
     }
 
     pub fn is_not_go(&self) -> bool {
-        matches!(self, Self::Binary { source, .. } if source.is_not_go())
+        matches!(self, Self::Open(e) if e.is_not_go())
+    }
+
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Open(e) if e.is_permission())
     }
 }
 
@@ -125,15 +121,6 @@ pub struct Watched {
     at_attach: Option<HeapProfile>,
 }
 
-/// What is known of a target before anything is attached to it.
-struct Prepared {
-    binary: Arc<GoBinary>,
-    config: GoTarget,
-    layout: &'static GoLayout,
-    bias: u64,
-    memory: ProcessMemory,
-}
-
 impl Watched {
     /// Attach to `process`. Gives what the stream has to know about it.
     ///
@@ -146,20 +133,24 @@ impl Watched {
         cost: HitCost,
         options: &Options,
     ) -> Result<(Self, TargetInfo, Vec<String>), StartError> {
-        let Prepared { binary, config, layout, bias, memory } = prepare(&process, binaries)?;
+        let program = GoProgram::open(&process, |exe| binaries.open(exe))?;
         let (pid, name) = (process.pid, process.name.clone());
+        if !program.binary.is_x86_64() || !cfg!(target_arch = "x86_64") {
+            return Err(StartError::Machine { pid, name });
+        }
+        let (binary, bias) = (Arc::clone(&program.binary), program.bias);
         let plan = Plan::sampled(&binary);
         let mut blocked = plan.blocked.clone();
         if plan.points.is_empty() {
             let why = blocked.iter().map(|b| b.why.as_str()).collect::<Vec<_>>().join("; ");
             return Err(StartError::Nothing { pid, name, why });
         }
-        let attachment = probes.attach(pid, config, &plan.points)?;
+        let attachment = probes.attach(pid, program.layout.target(), &plan.points)?;
         let mut steps = vec![format!("{} probes in {name} (pid {pid})", plan.points.len())];
 
         // Before the rate is changed: what is there was sampled at the old one.
-        let profile =
-            before::read(&binary, bias, layout, &memory).map_err(|b| blocked.push(b)).ok();
+        let profile = before::read(&program).map_err(|b| blocked.push(b)).ok();
+        let GoProgram { layout, memory, .. } = program;
         let rate_address = MEM_PROFILE_RATE.find(&binary).map(|a| a.wrapping_add(bias));
         let found = match &rate_address {
             Ok(address) => rate::current(pid, &memory, *address).map_err(|e| e.to_string()),
@@ -477,21 +468,4 @@ impl Watched {
         probes.detach(self.attachment);
         done
     }
-}
-
-fn prepare(process: &Process, binaries: &mut BinaryCache) -> Result<Prepared, StartError> {
-    let (pid, name) = (process.pid, process.name.clone());
-    let binary = binaries.open(&process.exe_path()).map_err(|source| StartError::Binary {
-        pid,
-        name: name.clone(),
-        source,
-    })?;
-    if !binary.is_x86_64() || !cfg!(target_arch = "x86_64") {
-        return Err(StartError::Machine { pid, name });
-    }
-    let layout =
-        GoLayout::of(&binary.version).map_err(|source| StartError::Layout { pid, name, source })?;
-    let bias = process.load_bias(binary.elf().first_vaddr())?;
-    let memory = ProcessMemory::open(pid).map_err(|source| StartError::Memory { pid, source })?;
-    Ok(Prepared { config: layout.target(), binary, layout, bias, memory })
 }

@@ -5,17 +5,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::ValueEnum;
+
 use super::{folded, json, pprof, text};
 use crate::engine::Engine;
 
-/// What a file is written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    Json,
-    Jsonl,
+    /// For people
     Text,
-    Pprof,
+    /// One JSON document
+    Json,
+    /// One JSON object per row
+    Jsonl,
+    /// Collapsed stacks for flame graphs
     Folded,
+    /// For `go tool pprof`
+    Pprof,
 }
 
 const EXTENSIONS: [(&str, Format); 5] = [

@@ -7,9 +7,8 @@ use crate::{
     stream::{Blocked, Item},
     target::{
         go::{
-            binary::GoBinary,
-            layout::GoLayout,
-            memprofile::{self, Bucket, HeapProfile, Variables, sampled_share},
+            memprofile::{self, Bucket, HeapProfile, sampled_share},
+            program::GoProgram,
         },
         memory::Memory,
         process::Process,
@@ -19,19 +18,11 @@ use crate::{
 /// Stacks that are sent.
 const MOST: usize = 1 << 14;
 
-pub fn read(
-    binary: &GoBinary,
-    bias: u64,
-    layout: &GoLayout,
-    memory: &impl Memory,
-) -> Result<HeapProfile, Blocked> {
-    Variables::find(binary, bias)
-        .map_err(Into::into)
-        .and_then(|variables| memprofile::read(memory, layout, &variables))
-        .map_err(|e| Blocked {
-            what: "in-use heap from before watching began".to_owned(),
-            why: e.to_string(),
-        })
+pub fn read(program: &GoProgram<impl Memory>) -> Result<HeapProfile, Blocked> {
+    program.heap_profile().map_err(|e| Blocked {
+        what: "in-use heap from before watching began".to_owned(),
+        why: e.to_string(),
+    })
 }
 
 /// In-use heap in bytes: Go's own profile, else resident anonymous memory,

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod memprofile;
 pub mod moduledata;
 pub mod pclntab;
+pub mod program;
 pub mod rate;
 pub mod snapshot;
 pub mod types;
