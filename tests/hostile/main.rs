@@ -10,6 +10,8 @@ mod python;
 #[path = "../simulate/mod.rs"]
 mod simulate;
 
+use std::path::Path;
+
 use claw_common::event::HEADER_SIZE;
 use claw_ebpf::{
     stream::Item,
@@ -192,7 +194,7 @@ fn any_goroutines_are_read_without_harm() {
         binary.find(&names).unwrap().into_iter().flatten().map(|f| f.entry).collect();
     let mut random = Random(17);
     let mut stacks = 0;
-    for _ in 0..400 {
+    for round in 0..400 {
         let mut words = vec![0u64; 0x8000 / 8];
         for w in &mut words[STACK / 8..] {
             *w = code[random.below(code.len())] + random.below(64) as u64;
@@ -225,6 +227,10 @@ fn any_goroutines_are_read_without_harm() {
             };
         }
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        // Seeds for the fuzzer: see docs/fuzzing.md.
+        if let Some(dir) = std::env::var_os("CLAW_FUZZ_CORPUS") {
+            std::fs::write(Path::new(&dir).join(round.to_string()), &bytes).unwrap();
+        }
         stacks += exercise::stacks(&binary, &bytes);
     }
     assert!(stacks > 400, "most words are sound: {stacks}");
