@@ -27,6 +27,9 @@ pub fn origin(function: &str, build: &BuildInfo) -> Origin {
         return Origin::Unknown;
     }
     let escaped = package(function);
+    if is_stub(function, escaped) {
+        return Origin::Native;
+    }
     let plain = escaped.replace("%2e", ".");
     let package = plain.as_str();
     if LIBRARIES.iter().any(|l| within(package, l)) {
@@ -50,6 +53,13 @@ pub fn origin(function: &str, build: &BuildInfo) -> Origin {
         return Origin::Native;
     }
     Origin::Std
+}
+
+/// Written by cgo into the package that calls C (`cmd/cgo/out.go`): nobody can
+/// change it, and its file is not there to look at.
+fn is_stub(function: &str, package: &str) -> bool {
+    let name = function.get(package.len()..).and_then(|n| n.strip_prefix('.'));
+    name.is_some_and(|n| ["_Cfunc_", "_Cmacro_", "_cgo"].iter().any(|stub| n.starts_with(stub)))
 }
 
 #[cfg(test)]
@@ -78,6 +88,9 @@ mod tests {
             ("gopkg.in/yaml%2ev3.Unmarshal", Origin::Dependency),
             ("corp/cache.New[go.shape.string]", Origin::Dependency),
             ("main.Map[go.shape.struct { a/b.c int }]", Origin::Main),
+            ("main._Cfunc_wait_for_ever", Origin::Native),
+            ("github.com/x/y._cgoexp_1234_callback", Origin::Native),
+            ("main._Customer", Origin::Main),
             ("", Origin::Unknown),
         ] {
             assert_eq!(origin(function, &build), want, "{function}");
