@@ -6,7 +6,7 @@ use std::{process::Command, time::Duration};
 use crate::common::*;
 
 /// What to do, kind, reason, a word of the remedy.
-const LEAKS: [(&str, &str, &str, &str); 11] = [
+const LEAKS: [(&str, &str, &str, &str); 12] = [
     ("chansend", "goroutine", "chan send", "make(chan T, 1)"),
     ("chanrecv", "goroutine", "chan receive", "close(ch)"),
     ("select", "goroutine", "select", "ctx.Done()"),
@@ -18,20 +18,27 @@ const LEAKS: [(&str, &str, &str, &str); 11] = [
     ("sleep", "goroutine", "sleep", "ctx.Done()"),
     ("syscall", "thread", "syscall", "OS thread"),
     ("mixed", "goroutine", "chan receive", "close(ch)"),
+    ("cgo", "thread", "cgo call", "C function"),
 ];
+
+/// C code needs a program of its own.
+fn fixture_of(what: &str) -> &'static str {
+    if matches!(what, "cgo" | "pool") { "threads" } else { "blocked" }
+}
 
 /// One agent watches all, each built with another version.
 #[test]
 #[ignore = "needs root and BPF"]
 fn every_way_to_wait_for_ever() {
-    let build = |i: usize| {
+    let start = |i: usize, what: &str| {
         let version = ["1.26.6", "1.22.10", "1.27.3"][i % 3];
-        build(version, "blocked", &["-ldflags=-s -w"]).expect("Go toolchains")
+        let program = build(version, fixture_of(what), &["-ldflags=-s -w"]);
+        Running::start(Command::new(program.expect("Go toolchains")).args(["-do", what]))
     };
-    let start = |i: usize, what: &str| Running::start(Command::new(build(i)).args(["-do", what]));
     let leaks: Vec<Running> =
         LEAKS.iter().enumerate().map(|(i, (what, ..))| start(i, what)).collect();
-    let healthy: Vec<Running> = (0..3).map(|i| start(i, "healthy")).collect();
+    let healthy = ["healthy", "healthy", "healthy", "pool"].into_iter().enumerate();
+    let healthy: Vec<Running> = healthy.map(|(i, what)| start(i, what)).collect();
     let pids: Vec<String> = leaks.iter().chain(&healthy).map(|p| p.pid().to_string()).collect();
     let mut args = vec!["watch"];
     args.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
@@ -47,7 +54,7 @@ fn every_way_to_wait_for_ever() {
         assert_eq!(f["tenant"], "acme-corp", "{what}: {f:#}");
         let b = &f["blocked_on"];
         assert_eq!(b["reason"], *reason, "{what}: {f:#}");
-        let line = marked_line("blocked", "main.go", &format!("LEAK: {what}"));
+        let line = marked_line(fixture_of(what), "main.go", &format!("LEAK: {what}"));
         assert_eq!(b["line"], line, "{what}: {f:#}");
         let text = f["remedy"]["text"].as_str().unwrap();
         assert!(text.contains(word), "{what}: {text}");
