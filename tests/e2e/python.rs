@@ -202,7 +202,7 @@ fn threads_and_tasks_that_pile_up() {
         args.extend(["--pid", pid]);
     }
     let kinds = ["thread", "task"];
-    let (code, report) = watch_until(&args, Duration::from_secs(110), |found| {
+    let (code, report) = watch_until(&args, Duration::from_secs(60), |found| {
         let of = |r: &Running, kind: &str| {
             let leak = |f: &&Value| f["pid"] == r.pid() && f["kind"] == kind;
             found.iter().any(|f| leak(&f) && f["verdict"] == "leak")
