@@ -91,7 +91,7 @@ fn dumps_of_the_kernel() {
         let pid = running.child.id();
         let live = counts(&heap::read(&Source::Process(pid), By::Type, None).unwrap());
         // SAFETY: the child has not been waited for.
-        unsafe { libc::kill(pid as i32, libc::SIGQUIT) };
+        unsafe { libc::kill(pid as i32, libc::SIGABRT) };
         running.child.wait().unwrap();
         let with_pid = dir.path().join(format!("core.{pid}"));
         let core = if with_pid.exists() { with_pid } else { dir.path().join("core") };
