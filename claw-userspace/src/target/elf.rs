@@ -6,7 +6,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use object::{
-    Object, ObjectSection, ObjectSymbol,
+    Object, ObjectSection,
     elf::{EM_AARCH64, EM_X86_64, ET_DYN, PF_W, PF_X, PT_LOAD, R_X86_64_RELATIVE},
     read::{
         ReadCache,
@@ -16,6 +16,8 @@ use object::{
 
 /// Largest table (symbols, relocations) that is read.
 const MAX_TABLE: u64 = 256 << 20;
+/// Bytes of a symbol's name; those with longer ones are left out.
+const MAX_NAME: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
@@ -191,21 +193,13 @@ impl Elf {
     /// symbol table for all of them.
     pub fn symbols(&self, names: &[&str]) -> Vec<Option<u64>> {
         let mut found = vec![None; names.len()];
-        if !self.has_symbols {
-            return found;
-        }
-        let Ok(file) = self.file.try_clone() else { return found };
-        let cache = ReadCache::new(file);
-        let Ok(elf) = ElfFile64::<object::LittleEndian, _>::parse(&cache) else { return found };
-        let mut left = names.len();
-        for symbol in elf.symbols() {
-            let Ok(name) = symbol.name_bytes() else { continue };
+        let table = self.symbol_table(".symtab", ".strtab");
+        for (name, symbol) in table.iter().flat_map(SymbolTable::all) {
             if let Some(i) = names.iter().position(|n| n.as_bytes() == name)
                 && found[i].is_none()
             {
-                found[i] = Some(symbol.address());
-                left -= 1;
-                if left == 0 {
+                found[i] = Some(symbol.address);
+                if found.iter().all(Option::is_some) {
                     break;
                 }
             }
@@ -216,17 +210,22 @@ impl Elf {
     /// Addresses of the dynamic symbols that `wanted` accepts by name; a
     /// stripped file has them still.
     pub fn dynamic_symbols(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
-        let Ok(file) = self.file.try_clone() else { return Vec::new() };
-        let cache = ReadCache::new(file);
-        let Ok(elf) = ElfFile64::<object::LittleEndian, _>::parse(&cache) else {
-            return Vec::new();
-        };
-        elf.dynamic_symbols()
-            .filter(|s| s.is_definition())
-            .filter_map(|s| Some((s.name().ok()?, s.address())))
+        let table = self.symbol_table(".dynsym", ".dynstr");
+        let all = table.iter().flat_map(SymbolTable::all).filter(|(_, s)| s.defined);
+        all.filter_map(|(name, s)| Some((std::str::from_utf8(name).ok()?, s.address)))
             .filter(|(name, _)| wanted(name))
             .map(|(name, address)| (name.to_owned(), address))
             .collect()
+    }
+
+    fn symbol_table(&self, symbols: &str, names: &str) -> Option<SymbolTable> {
+        let whole = |name: &str| {
+            let s = self.section(name)?;
+            let mut bytes = vec![0; usize::try_from(s.size.min(MAX_TABLE)).ok()?];
+            self.read_offset(s.offset, &mut bytes).ok()?;
+            Some(bytes)
+        };
+        Some(SymbolTable { symbols: whole(symbols)?, names: whole(names)? })
     }
 
     /// `(address, value)` of the relative relocations whose place `wanted`
@@ -250,6 +249,32 @@ impl Elf {
             }
         }
         found
+    }
+}
+
+/// The two sections of a symbol table, read at once: a Go program has tens of
+/// thousands of names.
+struct SymbolTable {
+    /// `Elf64_Sym`, see elf(5).
+    symbols: Vec<u8>,
+    names: Vec<u8>,
+}
+
+struct Symbol {
+    address: u64,
+    defined: bool,
+}
+
+impl SymbolTable {
+    fn all(&self) -> impl Iterator<Item = (&[u8], Symbol)> {
+        self.symbols.as_chunks::<24>().0.iter().filter_map(|entry| {
+            let name_at = u32::from_le_bytes(*entry.first_chunk()?) as usize;
+            let rest = self.names.get(name_at..)?;
+            let end = rest.iter().take(MAX_NAME).position(|b| *b == 0)?;
+            let address = u64::from_le_bytes(*entry.get(8..)?.first_chunk()?);
+            let defined = entry.get(6..8)? != [0, 0];
+            Some((rest.get(..end)?, Symbol { address, defined }))
+        })
     }
 }
 
