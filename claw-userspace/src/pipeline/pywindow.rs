@@ -175,6 +175,10 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         duty.expect_tail(rate * walk);
     }
     let after = find(&ready)?;
+    // Later than the walk, so that what came to a container since is not among
+    // them; and while it is open: a block that goes from a full cache to a list
+    // that grows would bear the mark of the cache.
+    let held = owned(&ready.live.objects(), &watch.containers);
     let mut fresh: Vec<Fresh> = Vec::new();
     for (at, typ) in &after.objects {
         let block = ready.wanted.get(*typ as usize).and_then(|w| at.checked_sub(w.before as u64));
@@ -200,8 +204,6 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     if let Some(checked) = &checked {
         fresh.retain(|f| checked.objects.get(&f.at) == Some(&f.typ));
     }
-    // Later than the walk: what came to a container since is not among them.
-    let held = owned(&ready.live.objects(), &watch.containers);
     let later: Vec<&Members> = [&after].into_iter().chain(&checked).collect();
     let net = net(&before, &later, ready.names.len());
     let half = from_ns + (to_ns - from_ns) / 2;
