@@ -110,6 +110,9 @@ fn watch(running: &mut [Counting], more: &[&str], env: &[(&str, &str)]) -> (Valu
     (serde_json::from_str(&last).unwrap(), truths)
 }
 
+/// Stacks that may be lost: the runtime's own, that are just being made.
+const FEW_STACKS: u64 = 20;
+
 /// The report says of each what it says itself.
 fn compare(report: &Value, running: &[Counting], truths: &[Truth]) {
     let record = marked_line("exact", "main.go", "COUNT: record");
@@ -120,8 +123,7 @@ fn compare(report: &Value, running: &[Counting], truths: &[Truth]) {
         assert_eq!(target["mode"], "exact", "{what}: {target:#}");
         assert_eq!(target["exact"]["coverage"], 1.0, "{what}: {target:#}");
         for (reason, n) in target["exact"]["lost"].as_object().unwrap() {
-            // The runtime's own, on a stack that is just being made.
-            let most = if reason == "exact_stacks_lost" { 20 } else { 0 };
+            let most = if reason == "exact_stacks_lost" { FEW_STACKS } else { 0 };
             assert!(n.as_u64().unwrap() <= most, "{what}: {reason}: {n}");
         }
         assert!(!truth.is_empty());
@@ -144,9 +146,19 @@ fn compare(report: &Value, running: &[Counting], truths: &[Truth]) {
 #[test]
 #[ignore = "needs root and BPF"]
 fn counts_are_those_of_the_program() {
-    let mut running = all_builds();
-    let (report, truths) = watch(&mut running, &[], &[]);
-    compare(&report, &running, &truths);
+    for attempt in 1.. {
+        let mut running = all_builds();
+        let (report, truths) = watch(&mut running, &[], &[]);
+        // The kernel takes one stack at a time on each CPU: where a program is
+        // preempted in the middle, the next one there gets none. Many do where
+        // all CPUs are busy with other things too.
+        let lost = |t: &Value| t["exact"]["lost"]["exact_stacks_lost"].as_u64().unwrap_or(0);
+        let busy = report["targets"].as_array().unwrap().iter().any(|t| lost(t) > FEW_STACKS);
+        if !busy || attempt == 3 {
+            compare(&report, &running, &truths);
+            return;
+        }
+    }
 }
 
 /// On kernels before 6.10 each probe is a perf event of its own.
