@@ -4,7 +4,7 @@ use crate::score::{Score, quantile};
 
 pub const HEAD: &str = "# How good the verdicts over series are\n\n\
     Written by `cargo xtask eval --out docs/eval.md`: generated series with known truth, from seeds \
-    and parameter ranges that tuning never saw (`eval/src/generate.rs`). An alarm is the moment a \
+    that tuning never saw and wider parameter ranges than it used (`eval/src/generate.rs`). An alarm is the moment a \
     verdict `leak` is given; it counts as false even if it is withdrawn later. Minutes to detect \
     count from the onset of the leak.\n\n";
 

@@ -258,6 +258,10 @@ fn doubt(state: State, s: &Standing) -> Option<String> {
             "growing, unconfirmed: less than a day was seen and the load is not known, so it may be \
              the daily course; a baseline or the load would tell"
         }
+        (_, Some(Why::Load)) => {
+            "growing, unconfirmed: the load rose by as large a share meanwhile; a baseline or a \
+             fall of the load would tell"
+        }
         (_, None) => "growing, unconfirmed: among so many series it may be chance",
     };
     Some(why.to_owned())

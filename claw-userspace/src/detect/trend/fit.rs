@@ -23,6 +23,9 @@ pub struct Fit {
     pub beta: f64,
     /// What the load explains between both ends of the window, bytes.
     pub by_load: f64,
+    /// Rise of the load within the window, on its own line, as a share of what
+    /// it was at the beginning; 0 where it is not known.
+    pub load_rise: f64,
     /// Load-adjusted means of the thirds of the window.
     pub thirds: [f64; 3],
     /// Of the rises between six blocks of the window, the middle one as a share
@@ -270,6 +273,21 @@ impl Window {
         net / growth
     }
 
+    /// See [`Fit::load_rise`]; `middle` is the mean time.
+    fn load_rise(&self, middle: f64) -> f64 {
+        let mean = self.mean_l();
+        if !self.loaded || mean <= 0.0 {
+            return 0.0;
+        }
+        let (mut xl, mut xx) = (0.0, 0.0);
+        for (x, l) in self.x[..self.n].iter().zip(&self.l) {
+            xl += (x - middle) * l;
+            xx += (x - middle).powi(2);
+        }
+        let rise = xl / xx;
+        rise / (mean - rise * middle).max(0.1 * mean)
+    }
+
     fn finish(&mut self, line: Line) -> Fit {
         let n = self.n;
         let load = self.mean_l();
@@ -302,6 +320,7 @@ impl Window {
             span: self.span,
             beta: line.beta,
             by_load,
+            load_rise: self.load_rise(middle),
             thirds,
             even: if rising && self.best_step() > squares { self.evenness() } else { 0.0 },
             jumps: if rising { self.jumps(line.slope) } else { 1.0 },

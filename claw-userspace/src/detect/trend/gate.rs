@@ -5,6 +5,11 @@ use super::{Fit, Layers, Life, Notes, Profile, WINDOWS};
 /// False alarms that chance may make of a series in a day, all windows
 /// together, if its noise were as assumed.
 const CHANCE_PER_DAY: f64 = 0.01;
+/// … and of one with a baseline whose growth is [`CLEAR`] times what the whole
+/// healthy run did: that run says more of the noise than a window does that an
+/// onset bends.
+const CHANCE_IF_CLEAR: f64 = 0.5;
+const CLEAR: f64 = 2.0;
 /// Least growth of the envelope within a window, as a share of the level.
 const LEAST: f64 = 0.03;
 /// … and least rate, share of the level per second: 0.01 % per minute.
@@ -21,10 +26,12 @@ const EVEN: f64 = 0.4;
 /// Most of the growth that a few jumps may make ([`Fit::jumps`]).
 const JUMPS: f64 = 0.5;
 /// A warm-up is taken to add at most this share of the level.
-const WARM_UP: f64 = 1.0;
-/// … and one that may be none, the uptime being unknown, this much if it does
-/// not slow down.
-const UNKNOWN: f64 = 0.5;
+const WARM_UP: f64 = 1.5;
+/// … and to be over, or to slow down, by this age, s.
+const WARM_UP_S: f64 = 43_200.0;
+/// Least growth of the last third to the one before of what is no warm-up at
+/// that age: an exponential approach over a third of its time constant has 0.9.
+const STEADY: f64 = 0.9;
 /// A daily cycle of a service whose load is not known, likewise.
 const DAILY: f64 = 0.25;
 const DAY_S: f64 = 86_400.0;
@@ -36,6 +43,8 @@ pub enum Why {
     WarmUp,
     /// A day has not passed yet, and the load is not known.
     Daily,
+    /// The load rose by as large a share.
+    Load,
 }
 
 pub enum Judged {
@@ -68,8 +77,11 @@ impl Gate<'_> {
         if growth < LEAST * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
             return Judged::Nothing;
         }
+        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
+        let own = if self.layers.own_falls { self.fell } else { 0.0 };
+        let clear = self.profile.is_some() && growth > CLEAR * own.max(healthy);
         let p = f.p() * WINDOWS as f64 * DAY_S / f.span;
-        if p > CHANCE_PER_DAY {
+        if p > if clear { CHANCE_IF_CLEAR } else { CHANCE_PER_DAY } {
             return Judged::Nothing;
         }
         if self.layers.step && (f.even < EVEN || f.jumps > JUMPS) {
@@ -82,8 +94,6 @@ impl Gate<'_> {
             notes.filling = notes.filling.max(share);
             return Judged::Nothing;
         }
-        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
-        let own = if self.layers.own_falls { self.fell } else { 0.0 };
         if growth < (BEYOND * own).max(BEYOND_BASELINE * healthy) {
             notes.ordinary = notes.ordinary.max(share);
             return Judged::Nothing;
@@ -102,17 +112,14 @@ impl Gate<'_> {
         let before = f64::from(self.from_s.saturating_sub(self.life.level_s));
         let flat = before >= f.span && (f.start - first) < 0.5 * f.slope * before;
         let old = self.life.uptime.is_some_and(|u| f64::from(u) >= seen + f.span);
-        if !flat && !old {
-            let grown = f.start + growth - first;
-            // How much an exponential approach with this bend, or one that
-            // noise lets seem straighter, has still to come.
-            let noise = f.sigma * (6.0 / f.n as f64).sqrt();
-            let ratio = ((late - noise) / (early + noise).max(1.0)).clamp(0.0, 1.0);
-            let whole = growth / (1.0 - ratio.powi(3)).max(1e-9);
-            let straight = self.life.uptime.is_none() && grown >= UNKNOWN * base;
-            if grown < WARM_UP * base && !(straight && whole >= WARM_UP * base) {
-                return Some(Why::WarmUp);
-            }
+        let outlived = seen + f.span >= WARM_UP_S && late >= STEADY * early;
+        if !flat && !old && !outlived && f.start + growth - first < WARM_UP * base {
+            return Some(Why::WarmUp);
+        }
+        // Memory is at most proportional to the load. How much of it is, a
+        // window of a few hours cannot tell from growth where both rise.
+        if self.layers.load && growth < f.load_rise * f.start {
+            return Some(Why::Load);
         }
         let long = f.span > DAY_S / 12.0;
         let day = seen + f.span >= DAY_S;

@@ -63,6 +63,38 @@ fn healthy_twins_are_silent() {
 }
 
 #[test]
+fn growth_from_the_start_is_a_leak_when_it_outlives_a_warm_up_or_outgrows_one() {
+    // 36 h for each, of processes seen from their beginning.
+    let young = |mut points: Vec<Point>| {
+        points.iter_mut().for_each(|p| p.uptime = p.t);
+        leaks(&points, &mut plain())
+    };
+    let slow = young(series(36, |m| 1.0 + 0.0005 * m));
+    assert!(slow.len() == 1 && (720.0..800.0).contains(&slow[0]), "{slow:?}");
+    let fast = young(series(12, |m| 1.0 + 0.01 * m));
+    assert!(fast.len() == 1 && (100.0..300.0).contains(&fast[0]), "{fast:?}");
+    assert_eq!(young(series(36, |m| 1.0 + 1.2 * (m / 600.0).min(1.0))), [] as [f64; 0], "lru");
+    assert_eq!(young(series(36, |m| 2.2 - 1.2 * (-m / 400.0).exp())), [] as [f64; 0], "cache");
+}
+
+#[test]
+fn growth_in_proportion_to_a_rising_load_is_no_leak_yet() {
+    // By the tenth hour the load has doubled; its measurement is noisy, which
+    // hides from a fit how much of the memory follows it.
+    let ramp = |m: f64| 1.0 + (m / 600.0).min(1.0);
+    let loaded = |level: &dyn Fn(f64) -> f64| {
+        let mut points = series(10, level);
+        for (i, p) in points.iter_mut().enumerate() {
+            (p.load, p.uptime) =
+                (100.0 * ramp(p.t / 60.0) * (0.85 + 0.3 * noise(i as u64 + 7)), 1e6 + p.t);
+        }
+        leaks(&points, &mut plain())
+    };
+    assert_eq!(loaded(&|m| 0.5 + 0.5 * ramp(m)), [] as [f64; 0]);
+    assert_eq!(loaded(&|m| 0.5 + 0.5 * ramp(m) + 0.005 * m).len(), 1);
+}
+
+#[test]
 fn restart_ends_a_series_and_not_a_finding() {
     let mut trend = plain();
     let points = series(6, |m| if m < 240.0 { 1.0 + 0.01 * (m - 60.0).max(0.0) } else { 1.0 });
