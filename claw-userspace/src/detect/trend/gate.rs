@@ -5,11 +5,6 @@ use super::{Fit, Layers, Life, Notes, Profile, WINDOWS};
 /// False alarms that chance may make of a series in a day, all windows
 /// together, if its noise were as assumed.
 const CHANCE_PER_DAY: f64 = 0.01;
-/// … and of one with a baseline whose growth is [`CLEAR`] times what the whole
-/// healthy run did: that run says more of the noise than a window does that an
-/// onset bends.
-const CHANCE_IF_CLEAR: f64 = 0.5;
-const CLEAR: f64 = 2.0;
 /// Least growth of the envelope within a window, as a share of the level.
 const LEAST: f64 = 0.03;
 /// … and least rate, share of the level per second: 0.01 % per minute.
@@ -77,11 +72,8 @@ impl Gate<'_> {
         if growth < LEAST * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
             return Judged::Nothing;
         }
-        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
-        let own = if self.layers.own_falls { self.fell } else { 0.0 };
-        let clear = self.profile.is_some() && growth > CLEAR * own.max(healthy);
         let p = f.p() * WINDOWS as f64 * DAY_S / f.span;
-        if p > if clear { CHANCE_IF_CLEAR } else { CHANCE_PER_DAY } {
+        if p > CHANCE_PER_DAY {
             return Judged::Nothing;
         }
         if self.layers.step && (f.even < EVEN || f.jumps > JUMPS) {
@@ -94,6 +86,8 @@ impl Gate<'_> {
             notes.filling = notes.filling.max(share);
             return Judged::Nothing;
         }
+        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
+        let own = if self.layers.own_falls { self.fell } else { 0.0 };
         if growth < (BEYOND * own).max(BEYOND_BASELINE * healthy) {
             notes.ordinary = notes.ordinary.max(share);
             return Judged::Nothing;
