@@ -5,6 +5,7 @@
 //! page that is in neither is an error and never zeros. A dump may be cut
 //! short by a full disk or a limit, and all in it is hostile.
 
+mod executable;
 pub mod go;
 pub mod notes;
 pub mod python;

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Core, CoreError,
-    go::{FIRST_PAGE, bias, check, executable},
+    executable::{Executable, FIRST_PAGE, PAGE, fits, rest_of_page},
     read_all,
 };
 use crate::target::{
@@ -27,7 +27,6 @@ use crate::target::{
 
 /// Different files that are opened.
 const MOST_FILES: usize = 4096;
-const PAGE: u64 = !0xfff;
 
 /// A part of a file in memory.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +68,7 @@ impl PythonCore {
     /// with other files than those that are here.
     pub fn open(path: &Path, exe: Option<&Path>) -> Result<Self, CoreError> {
         let core = Core::open(path)?;
-        let named = executable(&core.notes).map(PathBuf::from);
-        let no_executable = || CoreError::NoExecutable { path: path.to_owned() };
-        let exe = exe.map(Path::to_owned).or(named.clone()).ok_or_else(no_executable)?;
+        let Executable { path: exe, named } = Executable::of(&core, path, exe)?;
         let wrong =
             |why| CoreError::WrongExecutable { exe: exe.clone(), path: path.to_owned(), why };
         let elf = open(&exe).map_err(|why| CoreError::Library {
@@ -79,11 +76,7 @@ impl PythonCore {
             library: exe.display().to_string(),
             why,
         })?;
-        if elf.machine != core.machine {
-            return Err(wrong("it is for another processor"));
-        }
-        let exe_bias = bias(&elf, &core.notes, named.as_deref()).map_err(wrong)?;
-        let unchecked = check(&core, &elf, exe_bias).map_err(wrong)?;
+        let (_, unchecked) = fits(&core, &elf, named.as_deref()).map_err(wrong)?;
         let shared = !exports_runtime(&elf);
         let library = core.notes.mapped.iter().find(|m| shared && is_library(&m.path));
         let library = library.map(|m| m.path.clone());
@@ -224,7 +217,7 @@ impl Files {
         let segment = elf.segments.iter().find(holds).filter(|s| !s.writable)?;
         let left = (part.end - address).min(segment.file_size - (offset - segment.offset));
         // A page at a time: the next one may be in the dump again.
-        let page = FIRST_PAGE - (address & !PAGE);
+        let page = rest_of_page(address);
         let n = usize::try_from(left.min(page)).ok()?.min(buf.len());
         elf.read_offset(offset, buf.get_mut(..n)?).ok()?;
         Some(n)
