@@ -268,13 +268,7 @@ impl Scope<'_> {
             // a leak that fills a machine within days.
             _ => a.per_minute / 60.0,
         };
-        if share >= 1.0 {
-            Severity::High
-        } else if share >= 0.1 {
-            Severity::Medium
-        } else {
-            Severity::Low
-        }
+        Severity::of(share)
     }
 
     fn evidence(&self, kind: Kind, group: &Group, a: &Accumulation) -> Vec<model::Evidence> {

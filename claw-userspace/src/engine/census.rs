@@ -229,11 +229,7 @@ impl Scope<'_> {
             } else {
                 Verdict::Suspect
             },
-            severity: match share {
-                s if s >= 1.0 => Severity::High,
-                s if s >= 0.1 => Severity::Medium,
-                _ => Severity::Low,
-            },
+            severity: Severity::of(share),
             confidence: model::rounded(rise.confidence),
             pid: info.pid,
             process: clean(&info.name),

@@ -128,11 +128,7 @@ fn finding(
         } else {
             Verdict::Suspect
         },
-        severity: match rise.per_minute / HIGH {
-            s if s >= 1.0 => Severity::High,
-            s if s >= 0.1 => Severity::Medium,
-            _ => Severity::Low,
-        },
+        severity: Severity::of(rise.per_minute / HIGH),
         confidence: model::rounded(rise.confidence * (1.0 - ended)),
         pid: info.pid,
         process: crate::report::clean::clean(&info.name),

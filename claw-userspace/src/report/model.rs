@@ -212,6 +212,20 @@ pub enum Severity {
     High,
 }
 
+impl Severity {
+    /// Of growth, as a share of what is grave: high from there on, medium from a
+    /// tenth of it.
+    pub fn of(share: f64) -> Self {
+        if share >= 1.0 {
+            Self::High
+        } else if share >= 0.1 {
+            Self::Medium
+        } else {
+            Self::Low
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// Stable across runs and builds for the same subject.
