@@ -8,7 +8,7 @@ use super::pywindow::local;
 use crate::{
     probe::PyWindows,
     report::clean::clean,
-    symbol::{Frame, Origin},
+    symbol::{Frame, Origin, origin::of_python_file},
     target::cpython::{
         code::{self, Code},
         live::{Inside, LivePython},
@@ -105,7 +105,7 @@ impl<'a> Stacks<'a> {
             line: code.line(self.inside.running, frame.code, frame.instruction),
             start_line: code.first_line,
             inlined: false,
-            origin: origin(&code.file),
+            origin: of_python_file(&code.file),
         }
     }
 
@@ -120,19 +120,6 @@ impl<'a> Stacks<'a> {
     pub fn frames(self) -> Vec<Vec<Frame>> {
         self.seen.into_iter().map(|s| s.frames).collect()
     }
-}
-
-/// Whose code a file is, by where Python installs what.
-fn origin(file: &str) -> Origin {
-    if file.contains("/site-packages/") || file.contains("/dist-packages/") {
-        return Origin::Dependency;
-    }
-    let library = file.split("/lib/python3").nth(1);
-    let library = library.is_some_and(|rest| {
-        rest.trim_start_matches(['.', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
-            .starts_with('/')
-    });
-    if library || file.starts_with("<frozen ") { Origin::Std } else { Origin::Main }
 }
 
 /// A label as text; `None` when there is none.
@@ -169,15 +156,5 @@ mod tests {
         assert_eq!(label(RecordedLabel::NONE, b""), None);
         assert_eq!(label(1 | PyEntry::INT, b"short"), None);
         assert_eq!(label(1, b"\x1b"), None);
-    }
-
-    #[test]
-    fn files_of_the_library_and_of_the_service() {
-        assert_eq!(origin("/usr/lib/python3.11/asyncio/events.py"), Origin::Std);
-        assert_eq!(origin("<frozen importlib._bootstrap>"), Origin::Std);
-        assert_eq!(origin("/usr/lib/python3/dist-packages/flask/app.py"), Origin::Dependency);
-        assert_eq!(origin("/v/lib/python3.12/site-packages/flask/app.py"), Origin::Dependency);
-        assert_eq!(origin("/app/service.py"), Origin::Main);
-        assert_eq!(origin("/srv/lib/python3-app/x.py"), Origin::Main);
     }
 }

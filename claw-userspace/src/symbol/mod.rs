@@ -5,7 +5,7 @@
 //! with what the runtime and `go tool pprof` print. Everything else (C code
 //! under cgo, libraries) is named by blazesym from symbols and DWARF.
 
-mod origin;
+pub mod origin;
 mod process;
 mod stack;
 

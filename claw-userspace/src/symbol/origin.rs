@@ -1,4 +1,5 @@
-//! Whose code a Go function is, by its package path.
+//! Whose code a Go function is, by its package path, and a Python one, by its
+//! file.
 
 use super::Origin;
 use crate::target::go::buildinfo::BuildInfo;
@@ -62,6 +63,17 @@ fn is_stub(function: &str, package: &str) -> bool {
     name.is_some_and(|n| ["_Cfunc_", "_Cmacro_", "_cgo"].iter().any(|stub| n.starts_with(stub)))
 }
 
+/// Whose code a file is, by where Python installs what.
+pub fn of_python_file(file: &str) -> Origin {
+    if file.contains("/site-packages/") || file.contains("/dist-packages/") {
+        return Origin::Dependency;
+    }
+    let version = |c: char| c == '.' || c.is_ascii_digit();
+    let library = file.split("/lib/python3").nth(1);
+    let library = library.is_some_and(|rest| rest.trim_start_matches(version).starts_with('/'));
+    if library || file.starts_with("<frozen ") { Origin::Std } else { Origin::Main }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +107,21 @@ mod tests {
         ] {
             assert_eq!(origin(function, &build), want, "{function}");
         }
+    }
+
+    #[test]
+    fn files_of_the_library_and_of_the_service() {
+        assert_eq!(of_python_file("/usr/lib/python3.11/asyncio/events.py"), Origin::Std);
+        assert_eq!(of_python_file("<frozen importlib._bootstrap>"), Origin::Std);
+        assert_eq!(
+            of_python_file("/usr/lib/python3/dist-packages/flask/app.py"),
+            Origin::Dependency
+        );
+        assert_eq!(
+            of_python_file("/v/lib/python3.12/site-packages/flask/app.py"),
+            Origin::Dependency
+        );
+        assert_eq!(of_python_file("/app/service.py"), Origin::Main);
+        assert_eq!(of_python_file("/srv/lib/python3-app/x.py"), Origin::Main);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     types::TypeTable,
 };
 use crate::{
+    symbol::{Origin, origin::of_python_file},
     target::memory::{Memory, ProcessMemory},
     tenant::Rule,
 };
@@ -224,9 +225,5 @@ impl<'a, M: Memory> Reader<'a, M> {
 
 /// Whether a file is of Python's own library.
 fn is_library(file: &str) -> bool {
-    let library = file.split("/lib/python3").nth(1);
-    let digits = |c: char| c == '.' || c.is_ascii_digit();
-    let library = library.is_some_and(|rest| rest.trim_start_matches(digits).starts_with('/'));
-    let installed = file.contains("/site-packages/") || file.contains("/dist-packages/");
-    (library && !installed) || file.starts_with("<frozen ")
+    of_python_file(file) == Origin::Std
 }
