@@ -16,7 +16,7 @@ use super::{
 };
 use crate::target::{
     cpython::{
-        binary::{Place, Python, PythonError, exports_runtime, is_library},
+        binary::{Holds, Place, Python, PythonError, is_library},
         layout::{Layout, OB_TYPE},
         object::Objects,
         regions::{Region, joined},
@@ -77,7 +77,7 @@ impl PythonCore {
             why,
         })?;
         let (_, unchecked) = fits(&core, &elf, named.as_deref()).map_err(wrong)?;
-        let shared = !exports_runtime(&elf);
+        let shared = Holds::of(&elf) != Holds::Python;
         let library = core.notes.mapped.iter().find(|m| shared && is_library(&m.path));
         let library = library.map(|m| m.path.clone());
         if shared && library.is_none() {

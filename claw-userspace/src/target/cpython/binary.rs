@@ -124,13 +124,13 @@ impl Python {
     /// When the process does not run CPython, or which one cannot be told.
     pub fn of(process: &Process) -> Result<Self, PythonError> {
         let executable = process.exe_path();
-        match Elf::open(&executable) {
-            Ok(elf) if exports_runtime(&elf) => {
+        let elf = Elf::open(&executable)?;
+        match Holds::of(&elf) {
+            Holds::Python => {
                 return Self::in_process(process, &elf, &executable, &process.exe, false);
             }
-            Ok(elf) if is_old(&elf) => return Err(PythonError::Old(process.exe.clone())),
-            Ok(_) => {}
-            Err(e) => return Err(e.into()),
+            Holds::Old => return Err(PythonError::Old(process.exe.clone())),
+            Holds::Nothing => {}
         }
         let library = process
             .mappings()?
@@ -139,7 +139,7 @@ impl Python {
             .ok_or(PythonError::NotPython)?;
         let opened = library_path(process.pid, &library);
         let elf = Elf::open(&opened)?;
-        if is_old(&elf) {
+        if Holds::of(&elf) == Holds::Old {
             return Err(PythonError::Old(library.path));
         }
         Self::in_process(process, &elf, &opened, &library.path, true)
@@ -230,13 +230,25 @@ pub fn is_library(path: &str) -> bool {
     name.is_some_and(|n| n.starts_with("libpython3") || n.starts_with("libpython2"))
 }
 
-/// Whether a file holds a CPython that is too old to have `_PyRuntime`.
-fn is_old(elf: &Elf) -> bool {
-    !exports_runtime(elf) && !elf.dynamic_symbols(|n| n == "Py_InitializeEx").is_empty()
+/// What a file holds of CPython, by the names it exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Nothing,
+    /// One that is too old to have `_PyRuntime`.
+    Old,
+    Python,
 }
 
-pub fn exports_runtime(elf: &Elf) -> bool {
-    !elf.dynamic_symbols(|n| n == "_PyRuntime").is_empty()
+impl Holds {
+    pub fn of(elf: &Elf) -> Self {
+        let telling = ["_PyRuntime", "Py_InitializeEx"];
+        let found = elf.dynamic_symbols(|n| telling.contains(&n));
+        match found.iter().any(|(name, _)| name == "_PyRuntime") {
+            true => Self::Python,
+            false if found.is_empty() => Self::Nothing,
+            false => Self::Old,
+        }
+    }
 }
 
 /// A path at which a mapped file can be opened from any mount namespace, also
