@@ -118,7 +118,7 @@ impl WatchedPython {
                 why: inside.err().unwrap_or_else(|| "--max-overhead allows no probes".into()),
             }),
         }
-        if let Err(why) = live.threads(&[]) {
+        if let Err(why) = live.knows_flows() {
             blocked.push(Blocked { what: "threads and asyncio tasks".into(), why });
         }
         if live.interpreters() > 1 {

@@ -80,6 +80,14 @@ pub struct Reader<'a, M> {
 }
 
 impl LivePython {
+    /// Whether threads and tasks can be read.
+    ///
+    /// # Errors
+    /// In words, what is not known of the process.
+    pub fn knows_flows(&self) -> Result<(), String> {
+        self.reader(&[])?.offsets(self.python.runtime).map(drop)
+    }
+
     /// Threads that run Python, with the tenant that `rules` give them.
     ///
     /// # Errors

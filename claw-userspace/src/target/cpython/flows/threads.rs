@@ -18,14 +18,18 @@ const PTHREAD_TID: [u64; 2] = [720, 48];
 const SHIM: &str = "<shim>";
 
 impl<M: Memory> Reader<'_, M> {
+    /// Where threads are listed; `runtime` is the address of `_PyRuntime`.
+    pub(super) fn offsets(&self, runtime: u64) -> Result<Offsets, String> {
+        Offsets::of(self.objects.layout.minor, self.objects.memory, runtime)
+            .ok_or_else(|| "the interpreter's list of threads is not known".to_owned())
+    }
+
     /// All threads; `runtime` is the address of `_PyRuntime`.
     ///
     /// # Errors
     /// When where they are listed is not known.
     pub fn threads(&mut self, runtime: u64) -> Result<Flows, String> {
-        let minor = self.objects.layout.minor;
-        let offsets = Offsets::of(minor, self.objects.memory, runtime)
-            .ok_or("the interpreter's list of threads is not known")?;
+        let (minor, offsets) = (self.objects.layout.minor, self.offsets(runtime)?);
         let mut found = Flows::default();
         for state in threads(self.objects.memory, runtime, minor, &offsets) {
             let flow = if self.budget > 0 { self.thread(state) } else { None };
@@ -53,19 +57,19 @@ impl<M: Memory> Reader<'_, M> {
             None => call.to_owned(),
         });
         let context = self.word(state.address, r.ts_context.into()).unwrap_or(0);
+        let pid = self.pid;
         let name = || {
-            let (pid, tid) = self.pid.zip(tid)?;
+            let (pid, tid) = pid.zip(tid)?;
             let comm = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
             comm.ok().map(|c| c.trim_end().to_owned())
         };
-        let name = name();
         Some(Flow {
             // Given out in turn by each interpreter.
             id: self.word(state.address, r.ts_id.into())? ^ state.address.rotate_left(24),
             start,
             at: Self::place(&lines),
             waits_for,
-            tenant: self.tenant(context, &stack, || name.clone()),
+            tenant: self.tenant(context, &stack, name),
         })
     }
 
