@@ -37,6 +37,15 @@ fn cleaned(line: &Line) -> FlowLine {
     FlowLine { function: clean(&line.function), file: clean(&line.file), line: line.line }
 }
 
+fn empty((start, tenant): &Key, t_ns: u64) -> FlowGroup {
+    FlowGroup {
+        start: start.clone(),
+        tenant: tenant.clone(),
+        oldest_ns: t_ns,
+        ..FlowGroup::default()
+    }
+}
+
 impl Crowd {
     /// Take what a look found.
     pub fn look(&mut self, pid: u32, t_ns: u64, kind: FlowKind, found: Flows) -> PyFlows {
@@ -53,12 +62,7 @@ impl Crowd {
             };
             let since_ns = before.as_ref().map_or(t_ns, |m| m.since_ns);
             let old = before.is_some();
-            let group = groups.entry(key.clone()).or_insert_with(|| FlowGroup {
-                start: key.0.clone(),
-                tenant: key.1.clone(),
-                oldest_ns: t_ns,
-                ..FlowGroup::default()
-            });
+            let group = groups.entry(key.clone()).or_insert_with(|| empty(&key, t_ns));
             group.alive += 1;
             group.old += u64::from(old);
             group.oldest_ns = group.oldest_ns.min(since_ns);
@@ -70,12 +74,8 @@ impl Crowd {
         }
         // What is left was there at the look before, and is over.
         for member in std::mem::replace(&mut self.members, now).into_values().filter(|m| m.old) {
-            let group = groups.entry(member.key.clone()).or_insert_with(|| FlowGroup {
-                start: member.key.0.clone(),
-                tenant: member.key.1.clone(),
-                oldest_ns: t_ns,
-                ..FlowGroup::default()
-            });
+            let group =
+                groups.entry(member.key.clone()).or_insert_with(|| empty(&member.key, t_ns));
             group.old_ended += 1;
         }
         for (key, group) in &mut groups {
