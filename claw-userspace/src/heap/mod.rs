@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-pub use crate::target::go::program::Source;
+pub use crate::target::Source;
 
 /// What rows are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

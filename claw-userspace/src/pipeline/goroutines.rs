@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-pub use crate::target::go::program::Source;
+pub use crate::target::Source;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {

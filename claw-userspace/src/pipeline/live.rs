@@ -37,7 +37,6 @@ use crate::{
     target::{
         capability,
         cpython::live::LiveError,
-        go::program::OpenError,
         process::{Process, all_pids},
     },
 };
@@ -178,9 +177,8 @@ impl<'a> Live<'a> {
         match self.select.clone() {
             Select::Pids(pids) => {
                 for pid in pids {
-                    let started = Process::open(pid)
-                        .map_err(|e| OpenError::from(e).into())
-                        .and_then(|p| self.start(p));
+                    let started =
+                        Process::open(pid).map_err(StartError::from).and_then(|p| self.start(p));
                     match started {
                         Ok(()) => {}
                         // A shell, a supervisor: its children may be.
@@ -365,10 +363,9 @@ impl<'a> Live<'a> {
             }
             self.gone(pid, "it replaced its program (exec)");
             // The same process may go on as another Go program.
-            let again =
-                Process::open(pid).map_err(|e| OpenError::from(e).into()).and_then(|process| {
-                    if self.wants(&process) { self.start(process) } else { Ok(()) }
-                });
+            let again = Process::open(pid).map_err(StartError::from).and_then(|process| {
+                if self.wants(&process) { self.start(process) } else { Ok(()) }
+            });
             if let Err(e) = again {
                 self.sink.put(failed("Attaching", e.to_string()));
             }

@@ -35,7 +35,7 @@ use crate::{
             variables::{ALLGS, MEM_PROFILE_RATE},
         },
         memory::ProcessMemory,
-        process::Process,
+        process::{Process, ProcessError},
     },
 };
 
@@ -58,6 +58,12 @@ pub enum StartError {
          lists what can be watched"
     )]
     Neither { pid: u32, name: String },
+}
+
+impl From<ProcessError> for StartError {
+    fn from(e: ProcessError) -> Self {
+        Self::Open(e.into())
+    }
 }
 
 impl StartError {

@@ -12,3 +12,6 @@ pub mod go;
 pub mod memory;
 pub mod pause;
 pub mod process;
+mod source;
+
+pub use source::Source;

@@ -1,11 +1,7 @@
 //! A Go program opened for reading, running or in a dump: its executable, where
 //! that was loaded, where its runtime keeps what, and its memory.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use super::{
     binary::{GoBinary, GoBinaryError},
@@ -108,11 +104,4 @@ impl GoProgram<GoCore> {
 fn layout(binary: &GoBinary, name: &str) -> Result<&'static GoLayout, OpenError> {
     GoLayout::of(&binary.version)
         .map_err(|source| OpenError::Layout { name: name.to_owned(), source })
-}
-
-/// What is looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    Process(u32),
-    Core { path: PathBuf, exe: Option<PathBuf> },
 }
