@@ -48,10 +48,10 @@ fn every_way_of_holding_is_named() {
         let held = live
             .holders(Duration::from_secs(60), &|name| name.starts_with("__main__."))
             .unwrap_or_else(|e| panic!("{at}: {e}"));
-        assert!(held.held.whole && held.held.gc_off, "{at}");
+        assert!(held.found.whole && held.found.gc_off, "{at}");
         assert!(held.pause.bytes > 1 << 20 && !held.pause.took.is_zero(), "{at}");
         for (name, kind, root, way) in &HELD {
-            let of = held.held.types.iter().find(|t| t.type_name == format!("__main__.{name}"));
+            let of = held.found.types.iter().find(|t| t.type_name == format!("__main__.{name}"));
             let of = of.unwrap_or_else(|| panic!("{at}: no {name}"));
             let most = &of.paths[0];
             let bound = match *name {

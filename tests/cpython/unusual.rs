@@ -40,7 +40,7 @@ fn objects_of_all_interpreters_are_counted() {
         let live = LivePython::open(Process::open(pid).unwrap()).unwrap();
         assert_eq!(live.interpreters(), 3, "{}", python.display());
         let held = live.holders(Duration::from_secs(60), &|name| name == "__main__.Inner").unwrap();
-        let of = &held.held.types[0];
+        let of = &held.found.types[0];
         assert_eq!(of.paths[0].root, "__main__.kept", "{}: {of:#?}", python.display());
     }
 }

@@ -12,7 +12,7 @@ use crate::{
             census::{self, Census},
             copy::{CopyError, MemoryCopy},
             graph::paths::{TypeHolders, cleaned, held},
-            live::{LiveError, LivePython, Taken},
+            live::{Holders, LiveError, LivePython, Taken},
             object::{Objects, is_own},
             regions::Region,
             running::Running,
@@ -158,7 +158,7 @@ fn core_holders(
         why.push("a garbage collection was under way: some ways are not what they were made to be");
     }
     if !held.whole || dump.core().missing_bytes > 0 {
-        why.push("not everything could be followed, so that some objects seem unreachable");
+        why.push(NOT_WHOLE);
     }
     let blocked =
         (!why.is_empty()).then(|| Blocked { what: "holders in full".into(), why: why.join("; ") });
@@ -169,7 +169,7 @@ fn core_holders(
 /// own first.
 const MOST_HELD: usize = 12;
 
-const NOT_WHOLE: &str = "; not everything could be followed, so that some objects seem unreachable";
+const NOT_WHOLE: &str = "not everything could be followed, so that some objects seem unreachable";
 
 fn largest(census: &Census) -> Vec<&str> {
     let names = census.rows.iter().map(|r| r.type_name.as_str());
@@ -184,18 +184,17 @@ fn holders(
     most: Duration,
 ) -> Result<(Vec<TypeHolders>, Blocked), CopyError> {
     let largest = largest(&taken.census);
-    let held = live.holders(most, &|name| largest.contains(&name))?;
-    let pause = held.pause;
-    let held = held.held;
+    let Holders { found, pause, .. } = live.holders(most, &|name| largest.contains(&name))?;
     let mut why = format!(
         "the process stood {:.1} ms while {} MiB were copied; holders are those of that moment",
         pause.took.as_secs_f64() * 1e3,
         pause.bytes >> 20
     );
-    if !held.whole {
+    if !found.whole {
+        why += "; ";
         why += NOT_WHOLE;
     }
-    let types = held.types.into_iter().map(cleaned).collect();
+    let types = found.types.into_iter().map(cleaned).collect();
     Ok((types, Blocked { what: "holders at other times".into(), why }))
 }
 

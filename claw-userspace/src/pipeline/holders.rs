@@ -95,9 +95,9 @@ fn item(pid: u32, t_ns: u64, held: Holders) -> HoldersItem {
         pause_ns: u64::try_from(held.pause.took.as_nanos()).unwrap_or(u64::MAX),
         bytes: held.pause.bytes,
         took_ns: held.took_ns,
-        whole: held.held.whole,
-        gc_off: held.held.gc_off,
-        types: held.held.types.into_iter().map(cleaned).collect(),
+        whole: held.found.whole,
+        gc_off: held.found.gc_off,
+        types: held.found.types.into_iter().map(cleaned).collect(),
     }
 }
 

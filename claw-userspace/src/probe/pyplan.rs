@@ -61,10 +61,11 @@ pub struct PyPlan {
 }
 
 impl PyPlan {
-    /// # Errors
-    /// In words, when the file cannot be read or has none of the functions.
     /// Of `deallocs`, the `tp_dealloc` of types as it is in memory, one that is
     /// not in this file is left out: see [`Self::sees_end`].
+    ///
+    /// # Errors
+    /// In words, when the file cannot be read or has none of the functions.
     pub fn of(
         python: &Python,
         passes: &[Passes],

@@ -82,7 +82,7 @@ pub struct Taken {
 /// Who holds the objects of some types, from a copy of the memory.
 #[derive(Clone, Debug)]
 pub struct Holders {
-    pub held: HeldTypes,
+    pub found: HeldTypes,
     pub pause: Pause,
     /// Spent on all of it.
     pub took_ns: u64,
@@ -188,7 +188,7 @@ impl LivePython {
         let (copy, pause) = MemoryCopy::take(pid, &self.memory, align, max_pause, collecting)?;
         let objects = Objects { memory: &copy, layout: self.layout, types: self.python.types };
         Ok(Holders {
-            held: held(objects, runtime, &copy.regions(), wanted),
+            found: held(objects, runtime, &copy.regions(), wanted),
             pause,
             took_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         })

@@ -29,11 +29,9 @@ const MOST_WORDS: u64 = 1 << 24;
 
 /// Addresses of the objects that `containers` own.
 pub fn owned<M: Memory>(objects: &Objects<'_, M>, containers: &[u64]) -> FxHashSet<u64> {
-    let Objects { memory, layout, types } = objects;
-    let reader = Objects { memory: *memory, layout, types: *types };
     let mut walk = Walk {
         objects,
-        children: Children { objects: reader, budget: MOST_WORDS },
+        children: Children { objects: *objects, budget: MOST_WORDS },
         types: TypeTable::default(),
     };
     let mut found = FxHashSet::default();
