@@ -53,17 +53,20 @@ fn peers(root: &Path, minor: u32) -> PathBuf {
 }
 
 struct Service {
-    process: Running,
+    /// `None`: it is the one that the meter runs.
+    server: Option<Running>,
     load: Meter,
     pid: u32,
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // gunicorn ends its workers when it is asked to.
-        // SAFETY: the child is ours and not reaped yet.
-        unsafe { libc::kill(self.process.0.id().cast_signed(), libc::SIGTERM) };
-        thread::sleep(seconds(1));
+        if let Some(server) = &self.server {
+            // gunicorn ends its workers when it is asked to.
+            // SAFETY: the child is ours and not reaped yet.
+            unsafe { libc::kill(server.0.id().cast_signed(), libc::SIGTERM) };
+            thread::sleep(seconds(1));
+        }
     }
 }
 
@@ -91,18 +94,17 @@ impl Service {
         }
         if !web {
             let (load, pid) = Meter::start(c.env("PROGRESS", "1"))?;
-            let process = Running(Command::new("true").spawn()?);
-            return Ok(Self { process, load, pid });
+            return Ok(Self { server: None, load, pid });
         }
-        let (process, ready) = Running::start(&mut c)?;
+        let (server, ready) = Running::start(&mut c)?;
         let ready: Value = serde_json::from_str(&ready).context("the service did not start")?;
         let addr = ready["addr"].as_str().context("the service gave no address")?;
-        let pid = process.0.id();
+        let pid = server.0.id();
         let mut load = pyservices::python(root, kind.minor)?;
         let rate = env.iter().find(|(name, _)| *name == "RATE").map_or("0", |(_, rate)| rate);
         load.args(["load.py", addr, "8", rate]).env("BALLAST", "0").env("PROGRESS", "1");
         let (load, _) = Meter::start(&mut load)?;
-        Ok(Self { process, load, pid })
+        Ok(Self { server: Some(server), load, pid })
     }
 }
 
