@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use claw_ebpf::heap::{self, By, HeapError, Snapshot, Source};
 
-use crate::pythons::{Running, all, fixture};
+use crate::{
+    dumps::{crash, dumps_core, gcore, kernel_dumps_to_files},
+    pythons::{Running, all, fixture},
+};
 
 /// Objects and bytes by type.
 type Counts = BTreeMap<String, (i64, i64)>;
@@ -24,13 +26,6 @@ fn counts(s: &Snapshot) -> Counts {
 fn of_core(core: &Path, exe: Option<&Path>, holders: bool) -> Result<Snapshot, HeapError> {
     let source = Source::Core { path: core.to_owned(), exe: exe.map(Path::to_owned) };
     heap::read(&source, By::Type, holders.then_some(Duration::ZERO))
-}
-
-fn gcore(pid: u32, dir: &Path) -> PathBuf {
-    let out = Command::new("gcore").arg("-o").arg(dir.join("core")).arg(pid.to_string()).output();
-    let out = out.unwrap_or_else(|e| panic!("gdb's gcore: {e}: apt-get install gdb"));
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    dir.join(format!("core.{pid}"))
 }
 
 fn started(python: &Path) -> (Running, Counts) {
@@ -68,33 +63,18 @@ fn dumps_of_gdb() {
 
 #[test]
 fn dumps_of_the_kernel() {
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    if pattern.trim() != "core" {
-        println!("skipped: the kernel gives dumps to `{}`, not to a file", pattern.trim());
+    if !kernel_dumps_to_files() {
         return;
     }
     for python in all() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(&python);
-        command.arg(fixture("census.py")).stdout(Stdio::piped()).current_dir(dir.path());
-        // SAFETY: setrlimit is async-signal-safe and touches only its argument.
-        unsafe {
-            command.pre_exec(|| {
-                let most = libc::RLIM_INFINITY;
-                let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-                libc::setrlimit(libc::RLIMIT_CORE, &limit);
-                Ok(())
-            });
-        }
-        let mut running = Running::of(&mut command);
+        command.arg(fixture("census.py")).stdout(Stdio::piped());
+        let mut running = Running::of(dumps_core(&mut command, dir.path()));
         let _ = (running.line(), running.line());
         let pid = running.child.id();
         let live = counts(&heap::read(&Source::Process(pid), By::Type, None).unwrap());
-        // SAFETY: the child has not been waited for.
-        unsafe { libc::kill(pid as i32, libc::SIGABRT) };
-        running.child.wait().unwrap();
-        let with_pid = dir.path().join(format!("core.{pid}"));
-        let core = if with_pid.exists() { with_pid } else { dir.path().join("core") };
+        let core = crash(&mut running.child, libc::SIGABRT, dir.path());
         let found = of_core(&core, None, false).unwrap_or_else(|e| panic!("{python:?}: {e}"));
         assert_eq!(counts(&found), live, "{}", python.display());
     }

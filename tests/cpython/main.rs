@@ -6,6 +6,8 @@
 mod census;
 mod code;
 mod cores;
+#[path = "../common/dumps.rs"]
+mod dumps;
 mod flows;
 mod holders;
 mod layouts;

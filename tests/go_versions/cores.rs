@@ -1,63 +1,17 @@
 //! Core dumps, the kernel's and gdb's, say what the live process says.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command},
-};
+use std::{path::Path, process::Command};
 
 use claw_ebpf::{
     heap::{By, Source},
     target::core::go::GoCore,
 };
 
-use crate::{common::*, heap::*};
+use crate::{common::*, dumps::*, heap::*};
 
 /// Versions that stand for the others: the oldest, the first with what 1.26
 /// changed in binaries, the newest.
 const SOME: [&str; 3] = ["1.19", "1.26.6", "1.27.3"];
-
-/// A dump made by gdb.
-pub fn gcore(pid: u32, dir: &Path) -> PathBuf {
-    let out = Command::new("gcore").arg("-o").arg(dir.join("core")).arg(pid.to_string()).output();
-    let out = out.expect("gdb's gcore: apt-get install gdb");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    dir.join(format!("core.{pid}"))
-}
-
-/// Whether a program that crashes here leaves a dump in its folder; otherwise
-/// the reason is printed.
-pub fn kernel_dumps_to_files() -> bool {
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    let files = pattern.trim() == "core";
-    if !files {
-        println!("skipped: the kernel gives dumps to `{}`, not to a file", pattern.trim());
-    }
-    files
-}
-
-/// Let it leave a dump in `dir` when it crashes.
-pub fn dumps_core<'a>(command: &'a mut Command, dir: &Path) -> &'a mut Command {
-    command.env("GOTRACEBACK", "crash").current_dir(dir).stderr(std::process::Stdio::null());
-    // SAFETY: setrlimit is async-signal-safe and touches only its argument.
-    unsafe {
-        command.pre_exec(|| {
-            let most = libc::RLIM_INFINITY;
-            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-            libc::setrlimit(libc::RLIMIT_CORE, &limit);
-            Ok(())
-        })
-    }
-}
-
-/// End it by `signal`; gives its dump.
-pub fn crash(child: &mut Child, signal: i32, dir: &Path) -> PathBuf {
-    // SAFETY: the child has not been waited for.
-    unsafe { libc::kill(child.id().cast_signed(), signal) };
-    child.wait().unwrap();
-    let with_pid = dir.join(format!("core.{}", child.id()));
-    if with_pid.exists() { with_pid } else { dir.join("core") }
-}
 
 fn check(core: &Path, program: &Path, own: &Path, what: &str) {
     let source =

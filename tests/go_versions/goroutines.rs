@@ -16,7 +16,7 @@ use claw_ebpf::{
 
 use crate::{
     common::*,
-    cores::*,
+    dumps::*,
     profiles::{Frame, Profile},
 };
 

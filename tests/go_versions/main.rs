@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/dumps.rs"]
+mod dumps;
 
 mod cores;
 mod goroutines;
