@@ -94,6 +94,12 @@ pub fn marked_line(name: &str, file: &str, marker: &str) -> u64 {
     text.lines().position(|l| l.contains(marker)).expect("marker") as u64 + 1
 }
 
+/// Number of the line of a file that ends with `marker`.
+pub fn marked_line_of(file: impl AsRef<Path>, marker: &str) -> u64 {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    text.lines().position(|l| l.ends_with(marker)).expect("marker") as u64 + 1
+}
+
 /// A process that ends with its test.
 pub struct Running {
     pub child: Child,

@@ -154,8 +154,7 @@ impl Service {
 
     fn line(&self) -> u64 {
         let script = self.kind.script.split(' ').next().unwrap();
-        let text = fs::read_to_string(root().join(FIXTURES).join(script)).unwrap();
-        text.lines().position(|l| l.ends_with(self.kind.marker)).expect("marker") as u64 + 1
+        marked_line_of(Path::new(FIXTURES).join(script), self.kind.marker)
     }
 }
 

@@ -19,12 +19,6 @@ fn tenants(how: &str, mode: &str) -> Running {
     Running::start(Command::new("python3").arg(script).args([how, "2000", mode]))
 }
 
-/// Number of the line of a file that ends with `marker`.
-fn marked_line_of(file: &str, marker: &str) -> u64 {
-    let text = std::fs::read_to_string(root().join(file)).unwrap();
-    text.lines().position(|l| l.ends_with(marker)).expect("marker") as u64 + 1
-}
-
 #[test]
 #[ignore = "needs root and BPF"]
 fn leaks_and_healthy_twins() {
