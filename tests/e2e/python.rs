@@ -206,9 +206,25 @@ fn threads_and_tasks_that_pile_up() {
     assert_eq!(code, 1);
     let found: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
     let marked = |marker| marked_line_of("tests/fixtures/python/concurrency.py", marker);
-    for (running, kind, function, tenant, line, reason) in [
-        (&leaking[0], "thread", "consumer", "acme", marked("# leak: consumer"), "a lock"),
-        (&leaking[1], "task", "notify", "globex", marked("# leak: notify"), "locks."),
+    for (running, kind, function, tenant, line, reason, remedy) in [
+        (
+            &leaking[0],
+            "thread",
+            "consumer",
+            "acme",
+            marked("# leak: consumer"),
+            "get (a lock)",
+            "a queue that nobody fills",
+        ),
+        (
+            &leaking[1],
+            "task",
+            "notify",
+            "globex",
+            marked("# leak: notify"),
+            "locks.",
+            "asyncio.timeout",
+        ),
     ] {
         let of: Vec<_> = found.iter().filter(|f| f["pid"] == running.pid()).collect();
         assert_eq!(of.len(), 1, "one cause, one finding: {of:#?}");
@@ -218,6 +234,7 @@ fn threads_and_tasks_that_pile_up() {
         assert!(f["site"]["line"].as_u64().unwrap() > 0 && f["remedy"]["text"].is_string());
         assert_eq!(f["blocked_on"]["line"], line, "{f:#}");
         assert!(f["blocked_on"]["reason"].as_str().unwrap().contains(reason), "{f:#}");
+        assert!(f["remedy"]["text"].as_str().unwrap().contains(remedy), "{f:#}");
     }
     assert_eq!(found.len(), 2, "healthy twins stay silent: {found:#?}");
 }

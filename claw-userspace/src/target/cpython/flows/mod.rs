@@ -177,12 +177,20 @@ impl<'a, M: Memory> Reader<'a, M> {
         lines.iter().find(|l| !is_library(&l.file)).or(lines.first()).cloned()
     }
 
-    /// What the innermost frame says of what is waited for, when the library
-    /// waits for the service.
+    /// The library's function that waits for the service: the innermost.
     fn library_wait(lines: &[Line]) -> Option<String> {
-        let innermost = lines.first().filter(|l| is_library(&l.file))?;
-        let module = innermost.file.rsplit('/').next()?.trim_end_matches(".py");
-        Some(format!("{module}.{}", innermost.function))
+        lines.first().filter(|l| is_library(&l.file)).map(named)
+    }
+
+    /// The library's function that the service called and that waits: a queue's
+    /// `get`, not the condition in it. Where none of the service's functions
+    /// runs, the innermost.
+    fn library_call(lines: &[Line]) -> Option<String> {
+        let within = lines.iter().take_while(|l| is_library(&l.file)).count();
+        match within.checked_sub(1) {
+            Some(called) if within < lines.len() => lines.get(called).map(named),
+            _ => Self::library_wait(lines),
+        }
     }
 
     /// By the first rule that has a value; `frames` innermost first.
@@ -229,6 +237,12 @@ impl<'a, M: Memory> Reader<'a, M> {
         }
         None
     }
+}
+
+/// Module and function.
+fn named(line: &Line) -> String {
+    let module = line.file.rsplit('/').next().unwrap_or_default().trim_end_matches(".py");
+    format!("{module}.{}", line.function)
 }
 
 /// Whether a file is of Python's own library.

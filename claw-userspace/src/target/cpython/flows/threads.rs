@@ -52,7 +52,7 @@ impl<M: Memory> Reader<'_, M> {
         let lines: Vec<Line> = stack.iter().filter_map(|f| self.line(f)).collect();
         let tid = self.tid(state.address);
         let call = tid.zip(self.pid).and_then(|(tid, pid)| system_call(pid, tid));
-        let waits_for = call.map(|call| match Self::library_wait(&lines) {
+        let waits_for = call.map(|call| match Self::library_call(&lines) {
             Some(library) => format!("{library} ({call})"),
             None => call.to_owned(),
         });
