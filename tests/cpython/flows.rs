@@ -1,11 +1,14 @@
 //! Threads and asyncio tasks of every Python: what they were started with,
 //! where they stand, whose they are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use claw_ebpf::{
     target::{
-        cpython::{flows::Flow, live::LivePython},
+        cpython::{
+            flows::{Flow, Flows},
+            live::LivePython,
+        },
         process::Process,
     },
     tenant::Rule,
@@ -55,6 +58,21 @@ fn check(at: &str, found: &[Flow], told: &[Told]) {
     }
 }
 
+/// The main thread is still on its way to the last line when it says that it is
+/// ready.
+fn when_all_stand_still(live: &LivePython, rules: &[(u8, Rule)]) -> Flows {
+    let sleeps = line_of("# main");
+    let stands = |f: &Flow| f.at.as_ref().is_some_and(|at| at.line == sleeps);
+    for _ in 0..1000 {
+        let threads = live.threads(rules).unwrap();
+        if threads.all.iter().any(stands) {
+            return threads;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the main thread does not get to line {sleeps}");
+}
+
 #[test]
 fn threads_and_tasks_of_every_python() {
     let names = ["tenant", "tenant_id"].map(str::to_owned);
@@ -66,7 +84,7 @@ fn threads_and_tasks_of_every_python() {
         let mut running = Running::start(&python, "flows.py");
         assert_eq!(running.line(), "ready");
         let live = LivePython::open(Process::open(running.child.id()).unwrap()).unwrap();
-        let threads = live.threads(&rules).unwrap();
+        let threads = when_all_stand_still(&live, &rules);
         check(&at, &threads.all, &THREADS);
         let workers = threads.all.iter().filter(|f| f.start.function == "_worker");
         assert_eq!(workers.count(), 2, "{at}: {threads:#?}");
