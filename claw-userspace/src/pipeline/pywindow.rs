@@ -204,8 +204,10 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     if let Some(checked) = &checked {
         fresh.retain(|f| checked.objects.get(&f.at) == Some(&f.typ));
     }
-    let later: Vec<&Members> = [&after].into_iter().chain(&checked).collect();
-    let net = net(&before, &later, ready.names.len());
+    let count = |m: &Members| (0..ready.names.len()).map(|t| m.count(t)).collect::<Vec<_>>();
+    let open = (to_ns - from_ns) as f64;
+    let later = checked.as_ref().map(|m| (count(m), open / (checked_ns - from_ns) as f64));
+    let net = net(&count(&before), &count(&after), later.as_ref().map(|(n, s)| (&n[..], *s)));
     let half = from_ns + (to_ns - from_ns) / 2;
     let mut gains = gains(&ready.names, &ready.exact, &fresh, &held, &net, half, &stacks);
     let lost = [
@@ -230,17 +232,16 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     })
 }
 
-/// By type, how many objects there are more than before: the least of what
-/// each of the `later` walks says, since each may have come in a burst.
-fn net(before: &Members, later: &[&Members], types: usize) -> Vec<i64> {
-    let count = |members: &Members, typ: usize| {
-        members.objects.values().filter(|t| **t as usize == typ).count() as i64
+/// By type, how many objects a window made more: the least of what its last walk
+/// and the `later` one say, since each may have come in a burst. What became more
+/// until the later is the window's by its share of that time.
+fn net(before: &[i64], after: &[i64], later: Option<(&[i64], f64)>) -> Vec<i64> {
+    let of = |(typ, (before, after)): (usize, (&i64, &i64))| {
+        let then = later.and_then(|(counts, share)| Some((*counts.get(typ)?, share)));
+        let then = then.map(|(n, share)| ((n - before) as f64 * share) as i64);
+        then.unwrap_or(i64::MAX).min(after - before)
     };
-    let of = |typ| {
-        let then = later.iter().map(|m| count(m, typ)).min().unwrap_or(0);
-        then - count(before, typ)
-    };
-    (0..types).map(of).collect()
+    before.iter().zip(after).enumerate().map(of).collect()
 }
 
 struct Account {
@@ -456,5 +457,22 @@ pub fn local(rules: &[(u8, Rule)], names: &[(String, u16, bool)]) -> PyLocal {
 impl LivePython {
     fn word(&self, at: u64) -> Option<u64> {
         self.objects().memory.u64_at(at).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_a_burst_nor_what_came_later_is_a_windows_gain() {
+        // 170 in a window of 3 s, 60 a second after it, and 5000 in an answer
+        // that is being written at one of the walks.
+        let (before, share) = ([9_000, 50], 3.0 / 8.0);
+        let later = |n: i64| net(&before, &[9_170, 50], Some((&[n, 50], share)));
+        assert_eq!(later(9_480), [170, 0]);
+        assert_eq!(later(14_480), [170, 0], "the last walk met one");
+        assert_eq!(net(&before, &[14_170, 50], Some((&[9_480, 50], share))), [180, 0]);
+        assert_eq!(net(&before, &[9_170, 40], None), [170, -10]);
     }
 }

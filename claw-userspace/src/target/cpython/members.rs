@@ -43,6 +43,11 @@ impl Members {
         (*most > 0).then_some(class)
     }
 
+    /// How many objects of a type are kept here.
+    pub fn count(&self, typ: usize) -> i64 {
+        self.objects.values().filter(|t| **t as usize == typ).count() as i64
+    }
+
     /// All size classes of all types, one bit each.
     pub fn all_classes(&self) -> u32 {
         let has = |class: &u32| self.classes.iter().any(|c| c.get(*class as usize) != Some(&0));
