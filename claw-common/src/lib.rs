@@ -19,4 +19,6 @@ pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
 pub use exact::{ExactKey, ExactSite, ExactTarget, ExactValue, WindowStat};
 pub use loss::{Counter, LossReason, ProbeStat};
-pub use python::{PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyTarget};
+pub use python::{
+    PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyStore, PyTarget,
+};

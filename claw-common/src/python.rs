@@ -46,6 +46,8 @@ pub const MAX_STACKS: u32 = 1 << 13;
 pub const MAX_STACK_FRAMES: u32 = 1 << 17;
 pub const MAX_TYPES: u32 = 1 << 10;
 pub const MAX_CODES: u32 = 1 << 14;
+/// Containers that are watched at once, in all processes.
+pub const MAX_STORES: u32 = 1 << 10;
 /// pymalloc's size classes: 16, 32 … 512 bytes.
 pub const CLASSES: u32 = 32;
 
@@ -171,6 +173,40 @@ pub struct PyEntry {
     pub label: RecordedLabel,
 }
 
+/// A container that grows, whose count of elements a hardware watchpoint sees
+/// written: who puts something there is who keeps it, whatever it was made by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PyStore {
+    /// As its latest write left it.
+    pub count: u64,
+    /// A list's count is written before its new element is: that of `entry` is
+    /// the last of so many, to be looked up at the next write; 0: none is.
+    pub pending: u64,
+    /// One of the constants below.
+    pub kind: u64,
+    pub entry: PyEntry,
+}
+
+impl PyStore {
+    /// `PyListObject`.
+    pub const LIST: u64 = 0;
+    /// `PyDictObject` with `PyDictKeysObject` as up to 3.10, and from 3.11 on.
+    pub const DICT: u64 = 1;
+    pub const DICT_LOG2: u64 = 2;
+
+    pub fn new(kind: u64, count: u64) -> Self {
+        let entry = PyEntry { time_ns: 0, stack: 0, label: RecordedLabel::UNSET };
+        Self { count, pending: 0, kind, entry }
+    }
+
+    /// Under what an element of a container stands among the entries, which are
+    /// by block otherwise: blocks are aligned.
+    pub fn key(element: u64) -> u64 {
+        element | 1
+    }
+}
+
 impl PyEntry {
     /// The label's value is an `int`: its low 8 bytes.
     pub const INT: u8 = 0x40;
@@ -210,4 +246,5 @@ const _: () = assert!(core::mem::size_of::<PyStackKey>() == 16);
 const _: () = assert!(core::mem::size_of::<PyStack>() == 16);
 const _: () = assert!(core::mem::size_of::<PyFrame>() == 16);
 const _: () = assert!(core::mem::size_of::<PyEntry>() == 88);
+const _: () = assert!(core::mem::size_of::<PyStore>() == 112);
 const _: () = assert!(core::mem::size_of::<PyStat>() == 72);

@@ -2,7 +2,7 @@
 
 use crate::{
     ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, PyEntry, PyFrame, PyKey, PyLocal,
-    PyStack, PyStackKey, PyStat, PyTarget, TenantKey, WindowStat,
+    PyStack, PyStackKey, PyStat, PyStore, PyTarget, TenantKey, WindowStat,
 };
 
 // SAFETY: `repr(C)`, made of integers only, without padding.
@@ -33,5 +33,7 @@ unsafe impl aya::Pod for PyStack {}
 unsafe impl aya::Pod for PyFrame {}
 // SAFETY: as above.
 unsafe impl aya::Pod for PyEntry {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PyStore {}
 // SAFETY: as above.
 unsafe impl aya::Pod for PyStat {}

@@ -1,7 +1,8 @@
 //! The BPF programs. Each file holds the entry points of one subject:
 //! `go` for the Go runtime's probes, `exact` for counting every allocation,
-//! `python` for windows on CPython (`pytenant`: whose its allocations are),
-//! `process` for exec and exit; `labels` reads pprof labels, `emit` writes records and counts what is lost.
+//! `python` for windows on CPython (`pystore`: who puts something into a
+//! container; `pytenant`: whose it is), `process` for exec and exit; `labels`
+//! reads pprof labels, `emit` writes records and counts what is lost.
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
@@ -12,6 +13,7 @@ mod exact;
 mod go;
 mod labels;
 mod process;
+mod pystore;
 mod pytenant;
 mod python;
 mod regs;

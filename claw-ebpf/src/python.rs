@@ -62,6 +62,12 @@ const OB_TYPE: u32 = 8;
 
 #[uprobe]
 pub fn py_alloc(ctx: ProbeContext) -> u32 {
+    while_open(|pid, target, stat, start| hit(&ctx, pid, target, stat, start))
+}
+
+/// Do something in a process that has a window open, at its expense.
+#[inline(always)]
+pub fn while_open(f: impl FnOnce(u32, &PyTarget, *mut PyStat, u64)) -> u32 {
     let start = now();
     let pid = tgid();
     // SAFETY: entries are replaced whole by the agent, and a stale copy only
@@ -69,7 +75,7 @@ pub fn py_alloc(ctx: ProbeContext) -> u32 {
     let Some(target) = (unsafe { PY_TARGETS.get(&pid) }) else { return 0 };
     let Some(stat) = PY_STATS.get_ptr_mut(&pid) else { return 0 };
     if target.active != 0 {
-        hit(&ctx, pid, target, stat, start);
+        f(pid, target, stat, start);
     }
     // SAFETY: stat points to a map value of this type; the times are only
     // written here, and one of two that are written at once is as good.
@@ -117,14 +123,37 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
         unsafe { add(&raw mut (*stat).no_block, 1) };
         return;
     };
+    let Some(entry) = written_by(pid, target, stat, typ, time_ns) else { return };
+    enter(pid, block, &entry, stat);
+}
+
+/// Write down whose the block, or the element, at an address is.
+#[inline(always)]
+pub fn enter(pid: u32, address: u64, entry: &PyEntry, stat: *mut PyStat) {
+    if PY_ENTRIES.insert(&PyKey { address, tgid: pid, _pad: 0 }, entry, 0).is_ok() {
+        // SAFETY: stat points to a map value of its type.
+        unsafe { add(&raw mut (*stat).entries, 1) };
+    }
+}
+
+/// The running thread's stack and tenant. Stacks are told apart by `what` they
+/// were seen with as well.
+#[inline(always)]
+pub fn written_by(
+    pid: u32,
+    target: &PyTarget,
+    stat: *mut PyStat,
+    what: u64,
+    time_ns: u64,
+) -> Option<PyEntry> {
     let mut entry = PyEntry { time_ns, stack: 0, label: RecordedLabel::UNSET };
     let Some(thread) = read::<u64>(target.tstate_at, 0).filter(|t| *t != 0) else {
         // SAFETY: as above.
         unsafe { add(&raw mut (*stat).no_stack, 1) };
-        return;
+        return None;
     };
     let mut unreadable = 0;
-    let (hash, local) = walk(pid, target, thread, typ);
+    let (hash, local) = walk(pid, target, thread, what);
     entry.stack = hash;
     let key = PyStackKey { hash, tgid: pid, index: 0 };
     match PY_STACKS.get_ptr_mut(&key) {
@@ -134,7 +163,7 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
             if !keep(pid, target, thread, hash) {
                 // SAFETY: as above.
                 unsafe { add(&raw mut (*stat).no_stack, 1) };
-                return;
+                return None;
             }
         }
     }
@@ -154,10 +183,7 @@ fn hit(ctx: &ProbeContext, pid: u32, target: &PyTarget, stat: *mut PyStat, time_
         // SAFETY: as above.
         unsafe { add(&raw mut (*stat).label_unreadable, 1) };
     }
-    if PY_ENTRIES.insert(&PyKey { address: block, tgid: pid, _pad: 0 }, &entry, 0).is_ok() {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*stat).entries, 1) };
-    }
+    Some(entry)
 }
 
 /// An object that is freed, or kept for reuse, has no writer from now on.

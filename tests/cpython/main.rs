@@ -10,6 +10,8 @@ mod cores;
 mod dumps;
 mod flows;
 mod holders;
+#[path = "../common/pythons.rs"]
+mod interpreters;
 mod layouts;
 mod lists;
 mod pythons;

@@ -6,6 +6,8 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
+pub use crate::interpreters::all;
+use crate::interpreters::installed;
 use claw_ebpf::target::{cpython::binary::Python, memory::ProcessMemory, process::Process};
 
 /// Interpreters of 3.14 and later, of which objects alone are known. Those that
@@ -19,32 +21,6 @@ pub fn newest() -> Vec<PathBuf> {
     if found.is_empty() {
         eprintln!("skipped: neither Python 3.14 nor 3.15 is installed or named by CLAW_PYTHONS");
     }
-    found
-}
-
-/// Interpreters of pyenv and of the system, by minor version.
-pub fn all() -> Vec<PathBuf> {
-    let found = installed(8..=13);
-    assert!(!found.is_empty(), "no Python 3.8 to 3.13 is installed");
-    found
-}
-
-fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let installed = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten();
-    let mut found: Vec<PathBuf> = minors
-        .clone()
-        .flat_map(|minor| {
-            let name = format!("python3.{minor}");
-            [PathBuf::from("/usr/bin").join(&name), PathBuf::from("/usr/local/bin").join(&name)]
-        })
-        .collect();
-    for version in installed.flatten() {
-        let bin = version.path().join("bin");
-        found.extend(minors.clone().map(|minor| bin.join(format!("python3.{minor}"))));
-    }
-    found.retain(|p| p.is_file());
-    found.sort();
     found
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/pythons.rs"]
+mod interpreters;
 
 mod blocked;
 mod container;
@@ -11,6 +13,7 @@ mod errors;
 mod exact;
 mod leaks;
 mod pyservices;
+mod pystores;
 mod python;
 mod services;
 mod targets;

@@ -42,8 +42,6 @@ struct Kind {
     root: &'static str,
     /// What it needs to say at least of who holds it and what to do.
     remedy: &'static str,
-    /// Whether each object of the type passes an allocator that is probed.
-    exact: bool,
 }
 
 const KINDS: [Kind; 4] = [
@@ -56,7 +54,6 @@ const KINDS: [Kind; 4] = [
         marker: "leak: quote",
         root: "global flask_app.QUOTES",
         remedy: "without eviction",
-        exact: false,
     },
     Kind {
         name: "aiohttp: registered handlers that are never removed",
@@ -67,7 +64,6 @@ const KINDS: [Kind; 4] = [
         marker: "leak: subscribe",
         root: "global __main__.FEED",
         remedy: "registers callables",
-        exact: true,
     },
     Kind {
         name: "worker: exceptions kept with their tracebacks",
@@ -78,7 +74,6 @@ const KINDS: [Kind; 4] = [
         marker: "leak: rejected",
         root: "global __main__.FAILED",
         remedy: "",
-        exact: true,
     },
     Kind {
         name: "worker: an `lru_cache` on a method",
@@ -89,7 +84,6 @@ const KINDS: [Kind; 4] = [
         marker: "leak: report",
         root: "functools cache of __main__.Report.render",
         remedy: "on a method",
-        exact: true,
     },
 ];
 
@@ -249,7 +243,7 @@ fn leaks_of_each_kind_and_healthy_twins() {
             let of = found.iter().filter(|f| f["verdict"] == "leak");
             let named = of.filter(|f| f["type"] == s.kind.type_name && !f["holder"].is_null());
             let tenants: BTreeSet<&str> = named.filter_map(|f| f["tenant"].as_str()).collect();
-            LEAKING.iter().all(|t| tenants.contains(t)) || !s.kind.exact && !tenants.is_empty()
+            LEAKING.iter().all(|t| tenants.contains(t))
         };
         leaking.iter().all(leaks)
     });
@@ -329,7 +323,7 @@ fn judge(s: &Service, found: &[&Value], windows: &[PyWindow], wrong: &mut Vec<St
         },
         share * 100.0,
     );
-    let enough = !kind.exact || named == BTreeSet::from(LEAKING) && share >= RIGHT && leaked > 0;
+    let enough = named == BTreeSet::from(LEAKING) && share >= RIGHT && leaked > 0;
     if leaks.is_empty() || !enough {
         wrong.push(format!("{} on 3.{}: {share:.3} of {leaked}: {found:#?}", kind.name, s.minor));
     }

@@ -53,8 +53,8 @@ pub fn of_writer(
     }
     let windows = if written.windows == 1 { "one window" } else { "windows" };
     let mut proof = format!(
-        "{} of {} objects of {} that came in {windows} and stayed{} were allocated here, {} of \
-         them in the first half; the site allocated {} of them in all",
+        "{} of {} objects of {} that came in {windows} and stayed{} were made or put there here, \
+         {} of them in the first half; {} have come from here in all",
         writer.stayed,
         written.stayed,
         clean(type_name),

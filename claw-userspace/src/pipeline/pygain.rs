@@ -1,7 +1,7 @@
 //! What stayed of each type at the end of a window, by who allocated it.
 
 use claw_common::PyEntry;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::pystacks::{Stacks, tenant};
 use crate::{
@@ -18,7 +18,10 @@ const FEWEST: usize = 4;
 pub struct Fresh {
     pub at: u64,
     pub typ: u32,
+    /// Who wrote it.
     pub entry: Option<PyEntry>,
+    /// By putting it into a container, and not by making it.
+    pub stored: bool,
 }
 
 /// Whose objects of a type count.
@@ -35,13 +38,13 @@ enum Counts {
 
 impl Counts {
     /// `net`: objects of the type that are more now, whoever holds them.
-    fn of(all: usize, held: usize, net: i64) -> Self {
+    fn of(all: usize, held: usize, net: i64, settled: bool) -> Self {
         let net = usize::try_from(net).unwrap_or(0);
         // Containers that grow by less than half of the net gain are not where
         // it goes.
-        if held >= FEWEST && held * 2 >= net.min(all) {
+        if held >= FEWEST && (held * 2 >= net.min(all) || !settled) {
             Self::Held
-        } else if net * 2 >= all {
+        } else if net * 2 >= all && settled {
             Self::All
         } else {
             Self::None
@@ -49,39 +52,49 @@ impl Counts {
     }
 }
 
-/// What stayed of each type in `names`, by who allocated it. `held` are the
-/// objects that growing containers own, `net` by how much each type has become
+/// What containers that grow own at the end of a window.
+pub struct Held {
+    /// With the element that each is, or that leads to it.
+    pub objects: FxHashMap<u64, u64>,
+    /// What was at work at the end is over. Without that a burst looks like
+    /// growth.
+    pub settled: bool,
+}
+
+/// What stayed of each type in `names`, by who wrote it; `net` by how much each type has become
 /// more, `half` the middle of the window.
 pub fn gains(
     names: &[String],
     exact: &[bool],
     fresh: &[Fresh],
-    held: &FxHashSet<u64>,
+    held: &Held,
     net: &[i64],
     half: u64,
     stacks: &Stacks<'_>,
 ) -> Vec<PyGain> {
     let of_type = |(typ, name): (u32, &String)| {
         let all = || fresh.iter().filter(|f| f.typ == typ);
-        let held_ones = all().filter(|f| held.contains(&f.at)).count();
+        let held_ones = all().filter(|f| held.objects.contains_key(&f.at)).count();
         let net = net.get(typ as usize).copied().unwrap_or(0);
-        let counts = Counts::of(all().count(), held_ones, net);
+        let counts = Counts::of(all().count(), held_ones, net, held.settled);
         let mut gain = Gain { held: counts == Counts::Held, stayed: 0, by: FxHashMap::default() };
+        let exact = exact.get(typ as usize) == Some(&true);
+        let mut reused = false;
         for f in all() {
             let counted = match counts {
                 Counts::All => true,
-                Counts::Held => held.contains(&f.at),
+                Counts::Held => held.objects.contains_key(&f.at),
                 Counts::None => false,
             };
             if counted {
+                reused |= !exact && !f.stored && f.entry.is_some();
                 gain.add(f.entry.as_ref().and_then(|entry| {
                     let stack = stacks.id(entry.stack)?;
                     Some((tenant(&entry.label), stack, entry.time_ns < half))
                 }));
             }
         }
-        let exact = exact.get(typ as usize) == Some(&true);
-        gain.finish(name, !exact, stacks)
+        gain.finish(name, reused, stacks)
     };
     (0..).zip(names).map(of_type).collect()
 }
@@ -135,6 +148,18 @@ impl Gain {
     }
 }
 
+/// By type, how many objects a window made more: the least of what its last walk
+/// and the `later` one say, since each may have come in a burst. What became more
+/// until the later is the window's by its share of that time.
+pub fn net(before: &[i64], after: &[i64], later: Option<(&[i64], f64)>) -> Vec<i64> {
+    let of = |(typ, (before, after)): (usize, (&i64, &i64))| {
+        let then = later.and_then(|(counts, share)| Some((*counts.get(typ)?, share)));
+        let then = then.map(|(n, share)| ((n - before) as f64 * share) as i64);
+        then.unwrap_or(i64::MAX).min(after - before)
+    };
+    before.iter().zip(after).enumerate().map(of).collect()
+}
+
 /// The stacks that writers refer to, who are made to count from there.
 pub fn carried(gains: &mut [PyGain], all: Vec<Vec<Frame>>) -> Vec<Vec<Frame>> {
     let mut places: FxHashMap<u32, u32> = FxHashMap::default();
@@ -181,14 +206,18 @@ mod tests {
 
     #[test]
     fn a_full_cache_hides_no_leak_and_is_none() {
+        let of = |all, held, net| Counts::of(all, held, net, true);
         // Of 436 that came 109 are in a list that grows, the rest in a full one.
-        assert_eq!(Counts::of(436, 109, 105), Counts::Held);
-        assert_eq!(Counts::of(436, 0, 3), Counts::None);
-        assert_eq!(Counts::of(436, 0, -40), Counts::None);
+        assert_eq!(of(436, 109, 105), Counts::Held);
+        assert_eq!(of(436, 0, 3), Counts::None);
+        assert_eq!(of(436, 0, -40), Counts::None);
         // In no container that is known.
-        assert_eq!(Counts::of(130, 0, 110), Counts::All);
-        assert_eq!(Counts::of(1000, 10, 900), Counts::All, "the list is not where they go");
-        assert_eq!(Counts::of(0, 0, 0), Counts::All);
+        assert_eq!(of(130, 0, 110), Counts::All);
+        assert_eq!(of(1000, 10, 900), Counts::All, "the list is not where they go");
+        assert_eq!(of(0, 0, 0), Counts::All);
+        // 5000 of an answer that is being written when the watch ends.
+        assert_eq!(Counts::of(5_100, 50, 5_060, false), Counts::Held);
+        assert_eq!(Counts::of(5_100, 0, 5_060, false), Counts::None);
     }
 
     #[test]
@@ -210,5 +239,17 @@ mod tests {
         assert_eq!(stacks, [vec![frame(3)], vec![frame(1)], vec![]]);
         let by: Vec<u32> = gains.iter().flat_map(|g| &g.by).map(|w| w.stack).collect();
         assert_eq!(by, [0, 1, 0, 2]);
+    }
+
+    #[test]
+    fn neither_a_burst_nor_what_came_later_is_a_windows_gain() {
+        // 170 in a window of 3 s, 60 a second after it, and 5000 in an answer
+        // that is being written at one of the walks.
+        let (before, share) = ([9_000, 50], 3.0 / 8.0);
+        let later = |n: i64| net(&before, &[9_170, 50], Some((&[n, 50], share)));
+        assert_eq!(later(9_480), [170, 0]);
+        assert_eq!(later(14_480), [170, 0], "the last walk met one");
+        assert_eq!(net(&before, &[14_170, 50], Some((&[9_480, 50], share))), [180, 0]);
+        assert_eq!(net(&before, &[9_170, 40], None), [170, -10]);
     }
 }

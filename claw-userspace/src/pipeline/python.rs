@@ -82,6 +82,8 @@ pub struct WatchedPython {
 struct Streak {
     grown: u32,
     missed: u32,
+    /// Elements, since the last census that saw it.
+    by: u64,
 }
 
 /// The windows of one process.
@@ -268,9 +270,10 @@ impl WatchedPython {
         }
         let Some(windows) = load() else { return };
         w.opened += 1;
-        let mut containers: Vec<u64> =
-            self.growing.iter().filter(|(_, s)| s.grown >= IN_A_ROW).map(|(at, _)| *at).collect();
-        containers.sort_unstable();
+        let grown = self.growing.iter().filter(|(_, s)| s.grown >= IN_A_ROW);
+        let mut fastest: Vec<(u64, u64)> = grown.map(|(at, s)| (s.by, *at)).collect();
+        fastest.sort_unstable_by(|a, b| b.cmp(a));
+        let containers = fastest.into_iter().map(|(_, at)| at).collect();
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
         let watch = Watch { process, windows, types, containers, rules, cost };
         w.open = Some(Open::start(watch, duty));
@@ -306,16 +309,14 @@ impl WatchedPython {
     fn grown(&mut self, census: &Census) -> Vec<Grown> {
         let mut now: FxHashMap<u64, u64> =
             census.containers.iter().map(|c| (c.address, c.elements)).collect();
-        let longer =
-            |c: &&Container| self.elements.get(&c.address).is_some_and(|e| c.elements > *e);
         let again = std::mem::take(&mut self.growing);
-        let streak = |at: u64| again.get(&at).map_or(0, |s| s.grown) + 1;
-        self.growing = census
-            .containers
-            .iter()
-            .filter(longer)
-            .map(|c| (c.address, Streak { grown: streak(c.address), missed: 0 }))
-            .collect();
+        let longer = |c: &Container| {
+            let by =
+                c.elements.checked_sub(*self.elements.get(&c.address)?).filter(|by| *by > 0)?;
+            let grown = again.get(&c.address).map_or(0, |s| s.grown) + 1;
+            Some((c.address, Streak { grown, missed: 0, by }))
+        };
+        self.growing = census.containers.iter().filter_map(longer).collect();
         for (at, s) in &again {
             if s.missed < MOST_MISSED && !now.contains_key(at) {
                 self.growing.insert(*at, Streak { missed: s.missed + 1, ..*s });

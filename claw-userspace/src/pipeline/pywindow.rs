@@ -20,8 +20,9 @@ use rustc_hash::FxHashSet;
 use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
-    pygain::{Fresh, carried, gains},
+    pygain::{Fresh, Held, carried, gains, net},
     pystacks::Stacks,
+    pystores::Stores,
     windows::{INDIRECT, Usage},
 };
 use crate::{
@@ -70,7 +71,7 @@ pub struct Watch {
     pub windows: Arc<PyWindows>,
     /// Names of the types that grow.
     pub types: Vec<String>,
-    /// Containers that grow.
+    /// Containers that grow, the fastest first.
     pub containers: Vec<u64>,
     /// With their rank.
     pub rules: Vec<(u8, Rule)>,
@@ -146,6 +147,8 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let mut account = Account { trap, program: f64::MAX, paid: PyStat::default(), lost_ns: 0.0 };
     let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(refused)?;
     watch.windows.set(pid, on).map_err(full)?;
+    let mut stores = Stores::of(&watch.windows, pid, &ready.live, &watch.containers);
+    let unwatched = stores.set().err();
     // Long enough to learn where most functions keep their tenant.
     for _ in 0..WARM_UP {
         thread::park_timeout(LOOK);
@@ -179,22 +182,33 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     // them; and while it is open: a block that goes from a full cache to a list
     // that grows would bear the mark of the cache.
     let held = owned(&ready.live.objects(), &watch.containers);
+    let last = stores.last(&ready.live);
     let mut fresh: Vec<Fresh> = Vec::new();
     for (at, typ) in &after.objects {
         let block = ready.wanted.get(*typ as usize).and_then(|w| at.checked_sub(w.before as u64));
         let entry = block.and_then(|block| watch.windows.entry(pid, block));
         let entry = entry.filter(|e| e.time_ns >= from_ns);
-        // One whose block was handed out after the walk had begun may be another
-        // than the one that the walk saw.
-        let late = entry.is_some_and(|e| e.time_ns > to_ns);
-        if !late && (entry.is_some() || !before.objects.contains_key(at)) {
-            fresh.push(Fresh { at: *at, typ: *typ, entry });
+        let element = held.get(at);
+        let put = element.and_then(|e| stores.entry(&last, *e)).filter(|e| e.time_ns >= from_ns);
+        // One whose block was handed out, or that was put there, after the walk
+        // had begun may be another than the one that the walk saw.
+        let late = entry.iter().chain(&put).any(|e| e.time_ns > to_ns);
+        // What is kept for reuse looks as if it were there all the time.
+        let again = put.is_some() && element == Some(at);
+        let came = || !before.objects.contains_key(at) && before.knows(*at, ready.inside.layout);
+        if !late && (entry.is_some() || again || came()) {
+            // Where the end of objects is not seen the maker may be another's.
+            let made = entry.is_some() && ready.exact.get(*typ as usize) == Some(&true);
+            let stored = put.is_some() && !made;
+            let entry = if stored { put } else { entry };
+            fresh.push(Fresh { at: *at, typ: *typ, entry, stored });
         }
     }
     watch.windows.set(pid, off).map_err(full)?;
     stacks.look(&watch.windows, pid);
     stacks.count(&watch.windows, pid);
-    drop(links);
+    let watched = stores.watched();
+    drop((links, stores));
     duty.advance(monotonic_ns(), 0.0);
     let tail = account.pay(watch, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
@@ -209,6 +223,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let later = checked.as_ref().map(|m| (count(m), open / (checked_ns - from_ns) as f64));
     let net = net(&count(&before), &count(&after), later.as_ref().map(|(n, s)| (&n[..], *s)));
     let half = from_ns + (to_ns - from_ns) / 2;
+    let held = Held { objects: held, settled: checked.is_some() };
     let mut gains = gains(&ready.names, &ready.exact, &fresh, &held, &net, half, &stacks);
     let lost = [
         ("python_new_pool", stat.no_block),
@@ -216,6 +231,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         ("python_tenant_unreadable", stat.label_unreadable),
         ("python_objects_cut", u64::from(after.cut || before.cut)),
         ("python_code_unreadable", stacks.unreadable),
+        ("python_not_watched", u64::from(unwatched.is_some())),
     ];
     let stacks = carried(&mut gains, stacks.frames());
     Ok(PyWindow {
@@ -223,7 +239,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         from_ns,
         to_ns,
         checked_ns,
-        functions: ready.plan.functions.iter().map(|f| (*f).to_owned()).collect(),
+        functions: functions(&ready.plan, watched),
         hits: stat.hits,
         lost_work_ns: account.lost_ns,
         lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
@@ -232,16 +248,15 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     })
 }
 
-/// By type, how many objects a window made more: the least of what its last walk
-/// and the `later` one say, since each may have come in a burst. What became more
-/// until the later is the window's by its share of that time.
-fn net(before: &[i64], after: &[i64], later: Option<(&[i64], f64)>) -> Vec<i64> {
-    let of = |(typ, (before, after)): (usize, (&i64, &i64))| {
-        let then = later.and_then(|(counts, share)| Some((*counts.get(typ)?, share)));
-        let then = then.map(|(n, share)| ((n - before) as f64 * share) as i64);
-        then.unwrap_or(i64::MAX).min(after - before)
-    };
-    before.iter().zip(after).enumerate().map(of).collect()
+/// What was probed, and how many containers were watched, in words.
+fn functions(plan: &PyPlan, watched: usize) -> Vec<String> {
+    let mut all: Vec<String> = plan.functions.iter().map(|f| (*f).to_owned()).collect();
+    match watched {
+        0 => {}
+        1 => all.push("a container".to_owned()),
+        n => all.push(format!("{n} containers")),
+    }
+    all
 }
 
 struct Account {
@@ -457,22 +472,5 @@ pub fn local(rules: &[(u8, Rule)], names: &[(String, u16, bool)]) -> PyLocal {
 impl LivePython {
     fn word(&self, at: u64) -> Option<u64> {
         self.objects().memory.u64_at(at).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neither_a_burst_nor_what_came_later_is_a_windows_gain() {
-        // 170 in a window of 3 s, 60 a second after it, and 5000 in an answer
-        // that is being written at one of the walks.
-        let (before, share) = ([9_000, 50], 3.0 / 8.0);
-        let later = |n: i64| net(&before, &[9_170, 50], Some((&[n, 50], share)));
-        assert_eq!(later(9_480), [170, 0]);
-        assert_eq!(later(14_480), [170, 0], "the last walk met one");
-        assert_eq!(net(&before, &[14_170, 50], Some((&[9_480, 50], share))), [180, 0]);
-        assert_eq!(net(&before, &[9_170, 40], None), [170, -10]);
     }
 }

@@ -8,6 +8,7 @@ mod link;
 pub mod object;
 pub mod plan;
 pub mod pyplan;
+pub mod pystore;
 pub mod pywindow;
 pub mod site;
 

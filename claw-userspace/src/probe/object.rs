@@ -45,6 +45,8 @@ pub enum ProbeError {
     Attach { pid: u32, function: &'static str, source: std::io::Error },
     #[error("cannot open a window on process {pid}: {source}")]
     Window { pid: u32, source: std::io::Error },
+    #[error("no hardware watchpoint in process {pid}: {source}")]
+    Watchpoint { pid: u32, source: aya::programs::ProgramError },
     #[error("tenant label key {0:?} is empty or longer than 32 bytes")]
     Key(String),
     #[error("at most {MAX_KEYS} tenant label keys can be looked for, got {0}")]

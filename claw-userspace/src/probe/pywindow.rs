@@ -7,12 +7,15 @@ use aya::{
     EbpfLoader,
     maps::{HashMap, MapData},
 };
-use claw_common::{PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyTarget};
+use claw_common::{
+    PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyStore, PyTarget,
+};
 
 use super::{
     link::{Beside, Links, Loaded},
     object::{OBJECT, ProbeError, take},
     pyplan::PyPlan,
+    pystore::{Stored, Watchpoints},
 };
 
 const PROGRAM: &str = "py_alloc";
@@ -25,6 +28,7 @@ const SMALL_RING: u32 = 4096;
 /// Opens windows; shared by the threads that each keep one process's.
 pub struct PyWindows {
     program: Loaded,
+    watchpoints: Mutex<Watchpoints>,
     maps: Mutex<Maps>,
 }
 
@@ -36,6 +40,7 @@ struct Maps {
     stacks: HashMap<MapData, PyStackKey, PyStack>,
     frames: HashMap<MapData, PyStackKey, PyFrame>,
     locals: HashMap<MapData, PyKey, PyLocal>,
+    stores: HashMap<MapData, PyKey, PyStore>,
 }
 
 /// A stack that was seen.
@@ -73,8 +78,10 @@ impl PyWindows {
             stacks: take(&mut bpf, "PY_STACKS")?,
             frames: take(&mut bpf, "PY_FRAMES")?,
             locals: take(&mut bpf, "PY_LOCALS")?,
+            stores: take(&mut bpf, "PY_STORES")?,
         };
-        Ok(Self { program, maps: Mutex::new(maps) })
+        let watchpoints = Mutex::new(Watchpoints::new(bpf));
+        Ok(Self { program, watchpoints, maps: Mutex::new(maps) })
     }
 
     fn maps(&self) -> std::sync::MutexGuard<'_, Maps> {
@@ -106,6 +113,29 @@ impl PyWindows {
         self.program
             .attach(pid, &plan.file, &plan.places)
             .map_err(|source| ProbeError::Window { pid, source })
+    }
+
+    /// Watch what is put into containers, given with how to read each, until
+    /// the result is dropped.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or all of the CPU's watchpoints are in use.
+    pub fn watch(&self, pid: u32, containers: &[(u64, PyStore)]) -> Result<Stored, ProbeError> {
+        {
+            let mut maps = self.maps();
+            for (address, store) in containers {
+                let at = |e| ProbeError::Map("PY_STORES", e);
+                maps.stores.insert(key(pid, *address), store, 0).map_err(at)?;
+            }
+        }
+        let addresses = containers.iter().map(|(at, _)| *at);
+        let mut watchpoints = self.watchpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        watchpoints.set(pid, addresses)
+    }
+
+    /// Of a container that is watched: what its latest write has left.
+    pub fn store(&self, pid: u32, container: u64) -> Option<PyStore> {
+        self.maps().stores.get(&key(pid, container), 0).ok()
     }
 
     /// # Errors
@@ -152,6 +182,7 @@ impl PyWindows {
         forget(&mut maps.types, |k| k.tgid == pid);
         forget(&mut maps.entries, |k| k.tgid == pid);
         forget(&mut maps.locals, |k| k.tgid == pid);
+        forget(&mut maps.stores, |k| k.tgid == pid);
         forget(&mut maps.stacks, |k| k.tgid == pid);
         forget(&mut maps.frames, |k| k.tgid == pid);
     }

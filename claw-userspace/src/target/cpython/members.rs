@@ -1,7 +1,7 @@
 //! Where the objects of a few types are: a walk of the pools as in `census`,
 //! for the types that grow alone.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     census::for_each_pool,
@@ -29,8 +29,13 @@ pub struct Members {
     pub classes: Vec<[u64; CLASSES]>,
     /// There were more than are kept.
     pub cut: bool,
+    /// Pools that could not be read in one piece: what is in them is not known.
+    pub torn: FxHashSet<u64>,
 }
 
+/// A pool changes while it is read along with many others; read again by
+/// itself it mostly does not.
+const AGAIN: usize = 4;
 /// Objects that are kept.
 const MOST: usize = 4 << 20;
 
@@ -41,6 +46,40 @@ impl Members {
         let counts = self.classes.get(typ)?;
         let (class, most) = (0u32..).zip(counts).max_by_key(|(_, n)| **n)?;
         (*most > 0).then_some(class)
+    }
+
+    /// Add the objects of one pool, of those `wanted`: by type, their number and
+    /// the bytes before each in its block.
+    fn pool(
+        &mut self,
+        bytes: &[u8],
+        address: u64,
+        size: usize,
+        blocks: impl Iterator<Item = usize>,
+        wanted: &FxHashMap<u64, (u32, usize)>,
+    ) {
+        for offset in blocks {
+            let block = bytes.get(offset..offset + size).unwrap_or_default();
+            let mut of_type = heads(block)
+                .filter_map(|(before, typ)| Some((before, wanted.get(&typ)?)))
+                .filter(|(before, (_, wanted))| before == wanted);
+            let Some((before, (typ, _))) = of_type.next() else { continue };
+            let counts = self.classes.get_mut(*typ as usize);
+            if let Some(n) = counts.and_then(|c| c.get_mut(size / 16 - 1)) {
+                *n += 1;
+            }
+            if self.objects.len() < MOST {
+                self.objects.insert(address + (offset + before) as u64, *typ);
+            } else {
+                self.cut = true;
+            }
+        }
+    }
+
+    /// Whether an object's pool could be read.
+    pub fn knows(&self, at: u64, layout: &Layout) -> bool {
+        let pool = at & !(layout.pool_size as u64 - 1);
+        !self.torn.contains(&pool)
     }
 
     /// How many objects of a type are kept here.
@@ -72,34 +111,33 @@ pub fn find<M: Memory>(
     classes: u32,
 ) -> Members {
     let mut found = Members { classes: vec![[0; CLASSES]; wanted.len()], ..Members::default() };
-    let index: FxHashMap<u64, u32> = wanted.iter().map(|w| w.address).zip(0..).collect();
-    for_each_pool(objects.memory, objects.layout.pool_size, regions, |bytes, address| {
+    let wanted_at: FxHashMap<u64, (u32, usize)> =
+        (0..).zip(wanted).map(|(i, w)| (w.address, (i, w.before))).collect();
+    let size = objects.layout.pool_size;
+    let mut again = vec![0u8; size];
+    for_each_pool(objects.memory, size, regions, |bytes, address| {
         let Some(bytes) = bytes else { return };
-        let Some(pool) = Pool::parse(bytes, address) else { return };
-        let class = (pool.block_size / 16 - 1) as u32;
-        if classes & (1 << class) == 0 {
+        let of_class = |bytes: &[u8]| {
+            let pool = Pool::parse(bytes, address)?;
+            let class = (pool.block_size / 16 - 1) as u32;
+            (classes & (1 << class) != 0).then_some(pool)
+        };
+        let Some(pool) = of_class(bytes) else { return };
+        if let Some(blocks) = pool.blocks() {
+            found.pool(bytes, address, pool.block_size, blocks, &wanted_at);
             return;
         }
-        let Some(blocks) = pool.blocks() else { return };
-        for offset in blocks {
-            let block = bytes.get(offset..offset + pool.block_size).unwrap_or_default();
-            for (before, typ) in heads(block) {
-                let Some(i) = index.get(&typ) else { continue };
-                if wanted.get(*i as usize).is_none_or(|w| w.before != before) {
-                    continue;
-                }
-                let counts = found.classes.get_mut(*i as usize);
-                if let Some(n) = counts.and_then(|c| c.get_mut(class as usize)) {
-                    *n += 1;
-                }
-                if found.objects.len() < MOST {
-                    found.objects.insert(address + (offset + before) as u64, *i);
-                } else {
-                    found.cut = true;
-                }
+        for _ in 0..AGAIN {
+            if objects.memory.read(address, &mut again).is_err() {
                 break;
             }
+            let Some(pool) = of_class(&again) else { return };
+            if let Some(blocks) = pool.blocks() {
+                found.pool(&again, address, pool.block_size, blocks, &wanted_at);
+                return;
+            }
         }
+        found.torn.insert(address);
     });
     found
 }

@@ -5,7 +5,9 @@
 //! tuples what is in them. What many refer to is shared and owned by nobody:
 //! without that rule every object would own the service.
 
-use rustc_hash::FxHashSet;
+use std::collections::hash_map::Entry;
+
+use rustc_hash::FxHashMap;
 
 use super::{
     children::{Children, Subject},
@@ -27,21 +29,26 @@ const MOST_ELEMENTS: usize = 1 << 16;
 const MOST_OBJECTS: usize = 1 << 18;
 const MOST_WORDS: u64 = 1 << 24;
 
-/// Addresses of the objects that `containers` own.
-pub fn owned<M: Memory>(objects: &Objects<'_, M>, containers: &[u64]) -> FxHashSet<u64> {
+/// Addresses of the objects that `containers` own, each with the element of a
+/// container that it is, or that leads to it.
+pub fn owned<M: Memory>(objects: &Objects<'_, M>, containers: &[u64]) -> FxHashMap<u64, u64> {
     let mut walk = Walk {
         objects,
         children: Children { objects: *objects, budget: MOST_WORDS },
         types: TypeTable::default(),
     };
-    let mut found = FxHashSet::default();
-    let mut level: Vec<u64> = containers.to_vec();
-    for depth in 0..=DEPTH {
+    let mut found = FxHashMap::default();
+    let mut level: Vec<(u64, Option<u64>)> = containers.iter().map(|at| (*at, None)).collect();
+    for _ in 0..=DEPTH {
         let mut next = Vec::new();
-        for at in level {
-            for child in walk.children(at, depth == 0) {
-                if found.len() < MOST_OBJECTS && found.insert(child) {
-                    next.push(child);
+        for (at, element) in level {
+            for child in walk.children(at, element.is_none()) {
+                if found.len() >= MOST_OBJECTS {
+                    continue;
+                }
+                if let Entry::Vacant(e) = found.entry(child) {
+                    let element = *e.insert(element.unwrap_or(child));
+                    next.push((child, Some(element)));
                 }
             }
         }

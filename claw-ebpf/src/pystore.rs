@@ -1,0 +1,96 @@
+//! Who puts something into a container that grows.
+//!
+//! A hardware watchpoint on the container's count of elements: it needs no
+//! symbol and no allocator, and so sees what comes from free lists, and what an
+//! interpreter without symbols does. The writing thread holds the GIL.
+
+use aya_ebpf::{
+    macros::{map, perf_event},
+    maps::HashMap,
+    programs::PerfEventContext,
+};
+use claw_common::{PyKey, PyStat, PyStore, PyTarget, python::MAX_STORES};
+
+use crate::{
+    python::{enter, while_open, written_by},
+    user::read,
+};
+
+#[map]
+static PY_STORES: HashMap<PyKey, PyStore> = HashMap::with_max_entries(MAX_STORES, 0);
+
+/// `ob_size` of a list and `ma_used` of a dict.
+const COUNT: u32 = 16;
+/// `PyListObject.ob_item`, `PyDictObject.ma_keys`.
+const LIST_ITEMS: u32 = 24;
+const DICT_KEYS: u32 = 32;
+/// `dk_kind` of keys that instances of a class share (3.11+): their values are
+/// elsewhere.
+const SPLIT: u64 = 2;
+
+#[perf_event]
+pub fn py_stored(ctx: PerfEventContext) -> u32 {
+    // SAFETY: the kernel lets a program read its context.
+    let watched = unsafe { (*ctx.ctx).addr };
+    let container = watched.wrapping_sub(u64::from(COUNT));
+    while_open(|pid, target, stat, start| stored(container, pid, target, stat, start))
+}
+
+#[inline(always)]
+fn stored(container: u64, pid: u32, target: &PyTarget, stat: *mut PyStat, time_ns: u64) {
+    let key = PyKey { address: container, tgid: pid, _pad: 0 };
+    let Some(store) = PY_STORES.get_ptr_mut(&key) else { return };
+    let Some(count) = read::<u64>(container, COUNT) else { return };
+    // SAFETY: the value is of this type, and written here alone once the window
+    // is open, by one thread at a time.
+    let store = unsafe { &mut *store };
+    let before = core::mem::replace(&mut store.count, count);
+    if store.pending != 0 {
+        // Whatever this write is: nothing has cleared that place yet.
+        let at = store.pending.wrapping_sub(1).wrapping_mul(8);
+        let items: u64 = read(container, LIST_ITEMS).unwrap_or(0);
+        if let Some(element) = read::<u64>(items.wrapping_add(at), 0).filter(|e| *e != 0) {
+            enter(pid, PyStore::key(element), &store.entry, stat);
+        }
+        store.pending = 0;
+    }
+    if count <= before {
+        return;
+    }
+    let Some(entry) = written_by(pid, target, stat, container, time_ns) else { return };
+    if store.kind == PyStore::LIST {
+        store.entry = entry;
+        store.pending = count;
+    } else if let Some([name, value]) = last_of_dict(container, store.kind) {
+        enter(pid, PyStore::key(name), &entry, stat);
+        enter(pid, PyStore::key(value), &entry, stat);
+    }
+}
+
+/// Key and value of the entry that was written last (`Objects/dictobject.c`,
+/// `insertdict`). Versions differ in whether the number of entries or the count
+/// is written first.
+#[inline(always)]
+fn last_of_dict(dict: u64, kind: u64) -> Option<[u64; 2]> {
+    let keys: u64 = read(dict, DICT_KEYS)?;
+    let modern = kind == PyStore::DICT_LOG2;
+    let size: u64 = read(keys, 8)?;
+    let (entries, step, at) = if modern {
+        if (size >> 16) & 0xff == SPLIT {
+            return None;
+        }
+        let general = u64::from((size >> 16) & 0xff == 0);
+        (32 + (1u64 << ((size >> 8) & 31)), 16 + 8 * general, 16)
+    } else {
+        let each = 1 + u64::from(size > 0xff) + 2 * u64::from(size > 0xffff);
+        (40 + size.wrapping_mul(each), 24, 24)
+    };
+    // `dk_usable`, `dk_nentries`.
+    let [usable, count]: [u64; 2] = read(keys, at)?;
+    let entry = |i: u64| -> Option<[u64; 2]> {
+        let end = keys.wrapping_add(entries).wrapping_add(i.wrapping_add(1).wrapping_mul(step));
+        read::<[u64; 2]>(end.wrapping_sub(16), 0).filter(|[name, value]| *name != 0 && *value != 0)
+    };
+    let next = if usable != 0 { entry(count) } else { None };
+    next.or_else(|| entry(count.wrapping_sub(1)))
+}
