@@ -65,12 +65,27 @@ fn may_watch() -> Result<(), WatchError> {
 /// When nothing can be watched at all.
 pub fn watch(select: Select, options: &Options, view: View) -> Result<Finished, WatchError> {
     may_watch()?;
+    allow_files();
     runtime()?.block_on(async {
         let mut live = Live::new(options, view, select)?;
         live.attach_first()?;
         live.run(None).await?;
         Ok(live.finish())
     })
+}
+
+/// Take all of the file descriptors that the system allows: the usual 1024 are
+/// few for a machine full of processes, each with its memory, probes and
+/// watchpoints.
+fn allow_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both are given a whole rlimit. Where it fails the limit stays.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Start a program and watch it until it ends.
@@ -91,6 +106,8 @@ pub fn run_command(
         .spawn()
         .map_err(|source| WatchError::Start { command: program.clone(), source })?;
     let mut child = Running(child);
+    // After the program was started, which has to find what it would without us.
+    allow_files();
     runtime()?.block_on(async {
         let mut live = Live::new(options, view, Select::Pids(vec![child.0.id()]))?;
         match live.attach_first() {
