@@ -57,7 +57,10 @@ impl Running {
         let mut running = Self(child);
         let mut line = String::new();
         if let Some(out) = running.0.stdout.take() {
-            BufReader::new(out).read_line(&mut line)?;
+            let mut out = BufReader::new(out);
+            out.read_line(&mut line)?;
+            // Kept open: a Go program that writes to a closed pipe ends.
+            running.0.stdout = Some(out.into_inner());
         }
         Ok((running, line))
     }
