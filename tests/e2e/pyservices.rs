@@ -283,6 +283,29 @@ fn leaks_of_each_kind_and_healthy_twins() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What each window of a service saw of the type that leaks.
+fn described(s: &Service, windows: &[PyWindow]) -> Vec<String> {
+    let truth = s.truth();
+    let of = |w: &PyWindow| {
+        let kept = truth.get(&w.pid)?.iter().filter(|(t, _)| (w.from_ns..w.to_ns).contains(t));
+        let gain = w.gains.iter().find(|g| g.type_name == s.kind.type_name)?;
+        let by: Vec<_> = gain.by.iter().map(|b| (&b.tenant, b.stayed)).collect();
+        Some(format!(
+            "{} at {} ms for {} ms: {} leaked, {} stayed, {} known{}, by {by:?}; {:?}; {:?}",
+            w.pid,
+            w.from_ns / 1_000_000,
+            (w.to_ns - w.from_ns) / 1_000_000,
+            kept.count(),
+            gain.stayed,
+            gain.entered,
+            if gain.held { ", held" } else { "" },
+            w.functions,
+            w.lost,
+        ))
+    };
+    windows.iter().filter_map(of).collect()
+}
+
 /// Compare what was found in a service that leaks with what is to be found.
 fn judge(s: &Service, found: &[&Value], windows: &[PyWindow], wrong: &mut Vec<String>) {
     let (kind, line) = (s.kind, s.line());
@@ -325,6 +348,8 @@ fn judge(s: &Service, found: &[&Value], windows: &[PyWindow], wrong: &mut Vec<St
     );
     let enough = named == BTreeSet::from(LEAKING) && share >= RIGHT && leaked > 0;
     if leaks.is_empty() || !enough {
-        wrong.push(format!("{} on 3.{}: {share:.3} of {leaked}: {found:#?}", kind.name, s.minor));
+        let windows = described(s, windows);
+        let what = format!("{} on 3.{}: {share:.3} of {leaked}", kind.name, s.minor);
+        wrong.push(format!("{what}: {windows:#?}: {found:#?}"));
     }
 }
