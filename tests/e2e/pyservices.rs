@@ -14,7 +14,7 @@ use std::{
 
 use claw_ebpf::{
     record::Reader,
-    stream::{Item, PyWindow},
+    stream::{CensusItem, Item, PyWindow},
 };
 use serde_json::Value;
 
@@ -247,11 +247,14 @@ fn leaks_of_each_kind_and_healthy_twins() {
         };
         leaking.iter().all(leaks)
     });
-    let windows: Vec<PyWindow> = Reader::open(Path::new(&recording))
-        .unwrap()
-        .1
-        .filter_map(|item| if let Item::PyWindow(w) = item { Some(w) } else { None })
-        .collect();
+    let (mut windows, mut censuses) = (Vec::new(), Vec::new());
+    for item in Reader::open(Path::new(&recording)).unwrap().1 {
+        match item {
+            Item::PyWindow(w) => windows.push(w),
+            Item::Census(c) => censuses.push(c),
+            _ => {}
+        }
+    }
     let found = report["findings"].as_array().unwrap();
     println!("| Service | Leak found after | Tenants and lines | Right |\n|---|---|---|---|");
     let mut wrong = Vec::new();
@@ -259,7 +262,7 @@ fn leaks_of_each_kind_and_healthy_twins() {
         let own = pids(s, &report);
         let of: Vec<&Value> =
             found.iter().filter(|f| own.contains(&f["pid"].as_u64().unwrap())).collect();
-        judge(s, &of, &windows, &mut wrong);
+        judge(s, &of, (&windows, &censuses), &mut wrong);
     }
     for s in healthy {
         let own = pids(s, &report);
@@ -283,8 +286,14 @@ fn leaks_of_each_kind_and_healthy_twins() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What each window of a service saw of the type that leaks.
-fn described(s: &Service, windows: &[PyWindow]) -> Vec<String> {
+/// What each census and window of a service saw of the type that leaks.
+fn described(s: &Service, windows: &[PyWindow], censuses: &[CensusItem]) -> Vec<String> {
+    let name = &s.kind.type_name;
+    let counted = |c: &CensusItem| {
+        let t = c.types.iter().find(|t| t.name == *name)?;
+        let (at, outside) = (c.t_ns / 1_000_000, c.outside_bytes);
+        Some(format!("{} at {at} ms: {} objects, {outside} bytes outside", c.pid, t.objects))
+    };
     let truth = s.truth();
     let of = |w: &PyWindow| {
         let kept = truth.get(&w.pid)?.iter().filter(|(t, _)| (w.from_ns..w.to_ns).contains(t));
@@ -303,11 +312,16 @@ fn described(s: &Service, windows: &[PyWindow]) -> Vec<String> {
             w.lost,
         ))
     };
-    windows.iter().filter_map(of).collect()
+    censuses.iter().filter_map(counted).chain(windows.iter().filter_map(of)).collect()
 }
 
 /// Compare what was found in a service that leaks with what is to be found.
-fn judge(s: &Service, found: &[&Value], windows: &[PyWindow], wrong: &mut Vec<String>) {
+fn judge(
+    s: &Service,
+    found: &[&Value],
+    (windows, censuses): (&[PyWindow], &[CensusItem]),
+    wrong: &mut Vec<String>,
+) {
     let (kind, line) = (s.kind, s.line());
     let leaks: Vec<&Value> = found
         .iter()
@@ -348,7 +362,7 @@ fn judge(s: &Service, found: &[&Value], windows: &[PyWindow], wrong: &mut Vec<St
     );
     let enough = named == BTreeSet::from(LEAKING) && share >= RIGHT && leaked > 0;
     if leaks.is_empty() || !enough {
-        let windows = described(s, windows);
+        let windows = described(s, windows, censuses);
         let what = format!("{} on 3.{}: {share:.3} of {leaked}", kind.name, s.minor);
         wrong.push(format!("{what}: {windows:#?}: {found:#?}"));
     }
