@@ -11,6 +11,7 @@ pub mod event;
 pub mod exact;
 pub mod labels;
 pub mod loss;
+pub mod native;
 pub mod python;
 #[cfg(feature = "user")]
 mod user;
@@ -19,6 +20,7 @@ pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
 pub use exact::{ExactKey, ExactSite, ExactTarget, ExactValue, WindowStat};
 pub use loss::{Counter, LossReason, ProbeStat};
+pub use native::{NativeEntry, NativeFlight, NativeSite, NativeStack, NativeStat, NativeTarget};
 pub use python::{
     PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyStore, PyTarget,
 };

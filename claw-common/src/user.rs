@@ -1,8 +1,9 @@
 //! The agent's side of the shared types.
 
 use crate::{
-    ExactKey, ExactTarget, ExactValue, GoTarget, ProbeStat, PyEntry, PyFrame, PyKey, PyLocal,
-    PyStack, PyStackKey, PyStat, PyStore, PyTarget, TenantKey, WindowStat,
+    ExactKey, ExactTarget, ExactValue, GoTarget, NativeEntry, NativeStack, NativeStat,
+    NativeTarget, ProbeStat, PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat,
+    PyStore, PyTarget, TenantKey, WindowStat,
 };
 
 // SAFETY: `repr(C)`, made of integers only, without padding.
@@ -37,3 +38,11 @@ unsafe impl aya::Pod for PyEntry {}
 unsafe impl aya::Pod for PyStore {}
 // SAFETY: as above.
 unsafe impl aya::Pod for PyStat {}
+// SAFETY: as above.
+unsafe impl aya::Pod for NativeTarget {}
+// SAFETY: as above.
+unsafe impl aya::Pod for NativeEntry {}
+// SAFETY: as above.
+unsafe impl aya::Pod for NativeStack {}
+// SAFETY: as above.
+unsafe impl aya::Pod for NativeStat {}

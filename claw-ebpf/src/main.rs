@@ -1,8 +1,9 @@
 //! The BPF programs. Each file holds the entry points of one subject:
 //! `go` for the Go runtime's probes, `exact` for counting every allocation,
 //! `python` for windows on CPython (`pystore`: who puts something into a
-//! container; `pytenant`: whose it is), `process` for exec and exit; `labels`
-//! reads pprof labels, `emit` writes records and counts what is lost.
+//! container; `pytenant`: whose it is), `native` for those on its C allocator,
+//! `process` for exec and exit; `labels` reads pprof labels, `emit` writes
+//! records and counts what is lost.
 #![no_std]
 #![no_main]
 #![allow(internal_features)]
@@ -12,6 +13,7 @@ mod emit;
 mod exact;
 mod go;
 mod labels;
+mod native;
 mod process;
 mod pystore;
 mod pytenant;

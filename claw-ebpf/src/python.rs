@@ -30,7 +30,7 @@ use crate::{
 };
 
 #[map]
-static PY_TARGETS: HashMap<u32, PyTarget> = HashMap::with_max_entries(MAX_TARGETS, 0);
+pub static PY_TARGETS: HashMap<u32, PyTarget> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[map]
 static PY_STATS: HashMap<u32, PyStat> = HashMap::with_max_entries(MAX_TARGETS, 0);
@@ -167,23 +167,36 @@ pub fn written_by(
             }
         }
     }
-    let local = match local {
-        Nearest { locals: 0, .. } => Candidate::NONE,
-        nearest => pytenant::of_local(nearest.locals, &nearest.local, &mut unreadable),
-    };
     let mut unknown = 0;
-    let context = pytenant::of_context(target, thread, &mut unreadable, &mut unknown);
+    tenant(target, thread, local, &mut entry.label, &mut unreadable, &mut unknown);
     if unknown != 0 {
         // SAFETY: as above; one of several is as good.
         unsafe { (*stat).unknown_node = unknown };
     }
-    pytenant::thread_name(target, &mut entry.label);
-    pytenant::name(target, [context, local], &mut entry.label, &mut unreadable);
     if unreadable != 0 {
         // SAFETY: as above.
         unsafe { add(&raw mut (*stat).label_unreadable, 1) };
     }
     Some(entry)
+}
+
+/// Whose this is that the thread does, by the best rule that has a value.
+#[inline(always)]
+pub fn tenant(
+    target: &PyTarget,
+    thread: u64,
+    local: Nearest,
+    label: &mut RecordedLabel,
+    unreadable: &mut u32,
+    unknown: &mut u64,
+) {
+    let local = match local {
+        Nearest { locals: 0, .. } => Candidate::NONE,
+        nearest => pytenant::of_local(nearest.locals, &nearest.local, unreadable),
+    };
+    let context = pytenant::of_context(target, thread, unreadable, unknown);
+    pytenant::thread_name(target, label);
+    pytenant::name(target, [context, local], label, unreadable);
 }
 
 /// An object that is freed, or kept for reuse, has no writer from now on.
@@ -221,7 +234,7 @@ struct Seen {
 }
 
 #[inline(always)]
-fn innermost(target: &PyTarget, thread: u64) -> u64 {
+pub fn innermost(target: &PyTarget, thread: u64) -> u64 {
     let frame = read(thread, target.ts_frame).unwrap_or(0);
     if target.cframe_frame == u32::MAX {
         return frame;
@@ -249,7 +262,7 @@ fn mix(hash: u64, value: u64) -> u64 {
 }
 
 /// The nearest frame that has a local variable which names a tenant.
-struct Nearest {
+pub struct Nearest {
     /// Address of its local variables; 0: there is none.
     locals: u64,
     local: PyLocal,
@@ -257,7 +270,7 @@ struct Nearest {
 
 /// The hash of type and stack, and the nearest frame with a tenant's name.
 #[inline(always)]
-fn walk(pid: u32, target: &PyTarget, thread: u64, typ: u64) -> (u64, Nearest) {
+pub fn walk(pid: u32, target: &PyTarget, thread: u64, typ: u64) -> (u64, Nearest) {
     let mut at = innermost(target, thread);
     let mut hash = mix(0, typ);
     let none = PyLocal { index: PyLocal::NONE, cell: 0, rank: u32::MAX };
@@ -281,7 +294,7 @@ fn walk(pid: u32, target: &PyTarget, thread: u64, typ: u64) -> (u64, Nearest) {
 
 /// Write a stack down that is new.
 #[inline(always)]
-fn keep(pid: u32, target: &PyTarget, thread: u64, hash: u64) -> bool {
+pub fn keep(pid: u32, target: &PyTarget, thread: u64, hash: u64) -> bool {
     let mut at = innermost(target, thread);
     let mut frames = 0;
     for i in 0..MAX_FRAMES as u32 {

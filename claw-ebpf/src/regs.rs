@@ -57,6 +57,35 @@ mod arch {
             // SAFETY: as above.
             unsafe { (&raw const (*ctx.regs).rsi).read_volatile() }
         }
+
+        #[inline(always)]
+        pub fn arg2(ctx: &ProbeContext) -> u64 {
+            // SAFETY: as above.
+            unsafe { (&raw const (*ctx.regs).rdx).read_volatile() }
+        }
+
+        #[inline(always)]
+        pub fn arg3(ctx: &ProbeContext) -> u64 {
+            // SAFETY: as above.
+            unsafe { (&raw const (*ctx.regs).rcx).read_volatile() }
+        }
+
+        /// What it returns, once it has.
+        #[inline(always)]
+        pub fn result(ctx: &ProbeContext) -> u64 {
+            // SAFETY: as above.
+            unsafe { (&raw const (*ctx.regs).rax).read_volatile() }
+        }
+    }
+
+    /// What a return takes from the stack, bytes.
+    pub const POPPED: u64 = 8;
+
+    /// Where the thread is.
+    #[inline(always)]
+    pub fn ip(ctx: &ProbeContext) -> u64 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*ctx.regs).rip).read_volatile() }
     }
 }
 
@@ -99,9 +128,24 @@ mod arch {
         unsafe { (*ctx.regs).sp }
     }
 
-    /// Both ABIs pass arguments in the same registers.
+    /// What a return takes from the stack, bytes.
+    pub const POPPED: u64 = 0;
+
+    /// Where the thread is.
+    #[inline(always)]
+    pub fn ip(ctx: &ProbeContext) -> u64 {
+        // SAFETY: the kernel passes valid user_pt_regs.
+        unsafe { (&raw const (*ctx.regs).pc).read_volatile() }
+    }
+
+    /// Both ABIs pass arguments and results in the same registers.
     pub mod c {
-        pub use super::{arg0, arg1};
+        pub use super::{arg0, arg0 as result, arg1, arg2};
+
+        #[inline(always)]
+        pub fn arg3(ctx: &super::ProbeContext) -> u64 {
+            super::reg(ctx, 3)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod census;
 mod exact;
 mod flows;
 mod holder;
+mod native;
 mod series;
 mod trend;
 mod writer;
@@ -21,7 +22,7 @@ use crate::{
         series::{Point, Subject},
     },
     ledger::{Bounds, Ledger, Process},
-    report::model::{Finding, LogEntry, Report, Verdict},
+    report::model::{Finding, Kind, LogEntry, Report, Verdict},
     stream::{Counters, Item, Session, Step, StepStatus},
 };
 
@@ -163,6 +164,12 @@ impl Engine {
                     p.writers.add(&window);
                 }
             }
+            Item::NativeWindow(window) => {
+                self.advance(window.to_ns.max(window.checked_ns));
+                if let Some(p) = self.ledger.process_mut(window.pid) {
+                    p.natives.add(&window);
+                }
+            }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
                 self.take_stock();
@@ -224,6 +231,11 @@ impl Engine {
             }
         }
         outcome
+    }
+
+    /// Whether memory outside the pools of a CPython process is found to grow.
+    pub fn grows_outside(&self, pid: u32) -> bool {
+        self.findings.values().any(|f| f.pid == pid && f.kind == Kind::Rss)
     }
 
     /// Types of a CPython process that are found to grow.

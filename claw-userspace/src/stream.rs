@@ -5,6 +5,7 @@
 mod census;
 mod flows;
 mod holders;
+mod native;
 mod python;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use census::{CensusItem, Grown, TypeCount};
 pub use flows::{FlowGroup, FlowKind, FlowLine, PyFlows};
 pub use holders::HoldersItem;
+pub use native::{NativeWindow, NativeWriter};
 pub use python::{PyGain, PyWindow, PyWriter};
 
 use crate::decode::{Event, Label};
@@ -126,6 +128,8 @@ pub enum Item {
     Holders(HoldersItem),
     /// Threads or asyncio tasks of a CPython process.
     Flows(PyFlows),
+    /// Who allocates what grows outside the pools of a CPython process.
+    NativeWindow(NativeWindow),
 }
 
 /// A window of exact mode, or a part of one that stays open.

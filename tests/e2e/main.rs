@@ -1,4 +1,4 @@
-//! Real Go processes under the real BPF programs. Needs root and a kernel with
+//! Real Go and CPython processes under the real BPF programs. Needs root and a kernel with
 //! BPF: `cargo xtask test` runs these, a plain `cargo test` does not.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
@@ -12,6 +12,7 @@ mod container;
 mod errors;
 mod exact;
 mod leaks;
+mod native;
 mod pyservices;
 mod pystores;
 mod python;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use claw_ebpf::{
-    pipeline::pywindow::{Open, Watch, budget},
+    pipeline::pywindow::{On, Open, Seen, Watch, budget},
     probe::{HitCost, PyWindows},
     stream::PyWindow,
     target::process::Process,
@@ -27,10 +27,14 @@ fn window(python: &PathBuf, windows: Arc<PyWindows>) -> PyWindow {
         containers: addresses.as_array().unwrap().iter().map(|a| a.as_u64().unwrap()).collect(),
         rules: vec![(0, Rule::Local("tenant_id".to_owned()))],
         cost: HitCost { emulated: 1500.0, stepped: 1500.0 },
+        max_overhead: 1.0,
     };
-    let open = Open::start(watch, budget(1.0, running.pid()));
+    let open = Open::start(watch, On::Objects, budget(1.0, running.pid()));
     std::thread::sleep(Duration::from_secs(4));
-    open.end(true).unwrap().1.unwrap_or_else(|e| panic!("{}: {e:?}", python.display()))
+    match open.end(true).unwrap().1 {
+        Ok(Seen::Objects(seen)) => seen,
+        other => panic!("{}: {other:?}", python.display()),
+    }
 }
 
 #[test]

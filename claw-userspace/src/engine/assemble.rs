@@ -112,7 +112,9 @@ fn events(e: &Engine) -> model::Events {
         lost.insert(name.to_owned(), count);
     }
     for p in e.ledger.processes() {
-        for (name, count) in p.exact.iter().flat_map(|x| &x.lost).chain(&p.writers.lost) {
+        for (name, count) in
+            p.exact.iter().flat_map(|x| &x.lost).chain(&p.writers.lost).chain(&p.natives.lost)
+        {
             *lost.entry(name.clone()).or_default() += count;
         }
     }
@@ -161,11 +163,12 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         overhead: model::Overhead {
             hits: (e.counters.hits as f64 * shared) as u64
                 + p.exact.as_ref().map_or(0, |x| x.hits)
-                + p.writers.hits,
+                + p.writers.hits
+                + p.natives.hits,
             estimated_ratio: (seconds > 0.0).then(|| {
                 let windows = p.exact.as_ref().map_or(0.0, |x| x.lost_ns);
                 let probes = e.counters.probe_ns as f64 * shared;
-                (probes + windows + p.writers.lost_work_ns) / 1e9 / seconds
+                (probes + windows + p.writers.lost_work_ns + p.natives.lost_work_ns) / 1e9 / seconds
             }),
         },
         blocked: p.info.blocked.clone(),

@@ -11,7 +11,7 @@ use crate::{
     target::cpython::object::is_own,
 };
 
-use super::{assemble::timestamp, holder, writer};
+use super::{assemble::timestamp, holder, native, writer};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding, percent …
@@ -98,7 +98,9 @@ pub fn findings(
         found.extend(scope.heap(g, all_bytes));
     }
     if let Some(outside) = &outside {
-        found.insert(format!("{}/census//outside", p.info.pid), scope.outside(outside));
+        let key = format!("{}/census//outside", p.info.pid);
+        let by_site = native::findings(scope.outside(outside), p);
+        found.extend(by_site.into_iter().map(|(part, f)| (key.clone() + &part, f)));
     }
     found
 }
@@ -208,7 +210,10 @@ impl Scope<'_> {
         let warm = info.uptime_ns as f64 / 1e9 + rise.span_s >= WARM_UP;
         let bound = held.and_then(|h| h.grown.bound());
         evidence.extend(bound.map(full_at));
-        let settled = kind != Kind::Rss || held.is_some() || rise.span_s >= SETTLED;
+        let settled = kind != Kind::Rss
+            || held.is_some()
+            || rise.span_s >= SETTLED
+            || self.process.natives.explain(rise.per_minute);
         let share = percent
             .map_or(rise.per_minute / (16.0 * 1024.0 * 1024.0), |p| p / self.session.threshold);
         let id = model::finding_id(&info.name, kind, &tenant, subject);

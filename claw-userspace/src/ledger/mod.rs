@@ -12,6 +12,7 @@ mod flows;
 mod foreign;
 mod holders;
 mod lifetimes;
+mod natives;
 mod places;
 mod population;
 mod site;
@@ -27,6 +28,7 @@ pub use exact::{Estimate, Exact, Scale, Subject};
 pub use flows::{FlowHistories, FlowHistory};
 pub use holders::{HeldBy, Holders};
 pub use lifetimes::Lifetimes;
+pub use natives::{NativeSite, Natives};
 pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
 pub use site::{Site, SiteId, Sites};
@@ -79,6 +81,7 @@ pub struct Process {
     pub censuses: Censuses,
     /// Who allocated what grows in it.
     pub writers: Writers,
+    pub natives: Natives,
     /// … and who holds it.
     pub holders: Holders,
     /// Its threads and tasks.
@@ -118,6 +121,7 @@ impl Ledger {
             threads: None,
             censuses: Censuses::default(),
             writers: Writers::default(),
+            natives: Natives::default(),
             holders: Holders::default(),
             flows: BTreeMap::new(),
             blind: Vec::new(),
@@ -298,7 +302,7 @@ impl Ledger {
             ("ledger_samples", sum(|p| p.heap.forgotten)),
             ("ledger_goroutines", sum(|p| p.goroutines.forgotten + p.places.population.forgotten)),
             ("ledger_types", sum(|p| p.censuses.forgotten)),
-            ("ledger_writers", sum(|p| p.writers.forgotten())),
+            ("ledger_writers", sum(|p| p.writers.forgotten() + p.natives.forgotten)),
             ("ledger_sites", sum(|p| p.sites.forgotten)),
             ("missed_frees", sum(|p| p.heap.missed_deaths)),
             ("tenants_over_bound", self.tenants.overflowed),

@@ -14,6 +14,8 @@ mod lines;
 mod live;
 mod looks;
 mod memory;
+mod nativegain;
+mod nativewindow;
 mod owner;
 mod pygain;
 mod pystacks;

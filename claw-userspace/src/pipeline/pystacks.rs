@@ -113,6 +113,12 @@ impl<'a> Stacks<'a> {
         self.known.get(&hash).copied()
     }
 
+    /// Of the stack with that hash, leaf first; empty when it has none.
+    pub fn of(&self, hash: u64) -> &[Frame] {
+        let seen = self.id(hash).and_then(|id| self.seen.get(id as usize));
+        seen.map_or(&[], |s| &s.frames)
+    }
+
     pub fn allocated(&self, id: u32) -> u64 {
         self.seen.get(id as usize).map_or(0, |s| s.allocated)
     }

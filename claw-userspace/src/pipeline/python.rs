@@ -16,12 +16,12 @@ use super::{
     duty::Duty,
     holders::Looks,
     owner::Owner,
-    pywindow::{self, NoWindow, Open, Watch},
+    pywindow::{self, NoWindow, On, Open, Seen, Watch},
 };
 use crate::{
     probe::{HitCost, PyWindows},
     report::clean::clean,
-    stream::{Blocked, CensusItem, FlowKind, Grown, Item, PyWindow, TargetInfo, TypeCount},
+    stream::{Blocked, CensusItem, FlowKind, Grown, Item, TargetInfo, TypeCount},
     target::{
         cpython::{
             census::{Census, Container},
@@ -91,7 +91,8 @@ struct Streak {
 struct Windows {
     /// `None` while one is open, and when none can be opened.
     duty: Option<Duty>,
-    open: Option<Open>,
+    open: Option<(On, Open)>,
+    max_overhead: f64,
     rules: Vec<(u8, Rule)>,
     /// Objects with a known writer, by type, since the last rest.
     known: FxHashMap<String, u64>,
@@ -99,6 +100,18 @@ struct Windows {
     opened: u32,
     /// Why the last one could not be opened, for now.
     refused: Option<String>,
+    native: OnAllocator,
+}
+
+/// Those on its C allocator.
+#[derive(Debug, Default)]
+struct OnAllocator {
+    /// Allocations that stayed, since the last rest.
+    known: u64,
+    rest_until_ns: u64,
+    opened: u32,
+    /// None can be opened.
+    blocked: bool,
 }
 
 impl WatchedPython {
@@ -163,11 +176,13 @@ impl WatchedPython {
             windows: Windows {
                 duty,
                 open: None,
+                max_overhead: options.max_overhead,
                 rules: owner.inside,
                 known: FxHashMap::default(),
                 rest_until_ns: 0,
                 opened: 0,
                 refused: None,
+                native: OnAllocator::default(),
             },
         };
         Ok((watched, info))
@@ -262,12 +277,7 @@ impl WatchedPython {
             w.known.clear();
             return;
         }
-        let Some(mut duty) = w.duty.take() else { return };
-        duty.advance(now, 0.0);
-        if duty.wait_ns() > 0 {
-            w.duty = Some(duty);
-            return;
-        }
+        let Some(duty) = w.saved(now) else { return };
         let Some(windows) = load() else { return };
         w.opened += 1;
         let grown = self.growing.iter().filter(|(_, s)| s.grown >= IN_A_ROW);
@@ -275,29 +285,74 @@ impl WatchedPython {
         fastest.sort_unstable_by(|a, b| b.cmp(a));
         let containers = fastest.into_iter().map(|(_, at)| at).collect();
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
-        let watch = Watch { process, windows, types, containers, rules, cost };
-        w.open = Some(Open::start(watch, duty));
+        let max_overhead = w.max_overhead;
+        let watch = Watch { process, windows, types, containers, rules, cost, max_overhead };
+        w.open = Some((On::Objects, Open::start(watch, On::Objects, duty)));
+    }
+
+    /// Open one on its C allocator, when it can be paid. `load` gives what opens
+    /// it.
+    pub fn open_native(&mut self, cost: HitCost, load: impl FnOnce() -> Option<Arc<PyWindows>>) {
+        let (now, w) = (monotonic_ns(), &mut self.windows);
+        let n = &mut w.native;
+        if n.blocked || now < n.rest_until_ns || n.opened >= MOST_WINDOWS {
+            return;
+        }
+        if n.known >= ENOUGH {
+            (n.known, n.rest_until_ns) = (0, now + REST_NS);
+            return;
+        }
+        let Some(duty) = w.saved(now) else { return };
+        let Some(windows) = load() else { return };
+        w.native.opened += 1;
+        let (process, rules) = (self.live.process.clone(), w.rules.clone());
+        let (types, containers, max_overhead) = (Vec::new(), Vec::new(), w.max_overhead);
+        let watch = Watch { process, windows, types, containers, rules, cost, max_overhead };
+        w.open = Some((On::Native, Open::start(watch, On::Native, duty)));
+    }
+
+    /// Whether the C allocator's turn is next, where both are called for.
+    pub fn native_is_behind(&self) -> bool {
+        let w = &self.windows;
+        !w.native.blocked && w.native.opened <= w.opened
     }
 
     /// What a window saw that is over, or has to be `now`; an error in words
     /// when it could not be opened.
-    pub fn window(&mut self, now: bool) -> Option<Result<PyWindow, String>> {
+    pub fn window(&mut self, now: bool) -> Option<Result<Seen, String>> {
         let w = &mut self.windows;
-        let open = w.open.take_if(|open| now || open.is_over())?;
+        let (on, open) = w.open.take_if(|(_, open)| now || open.is_over())?;
         let (duty, seen) = open.end(now)?;
         match seen {
             Ok(seen) => {
                 (w.duty, w.refused) = (Some(duty), None);
-                for gain in &seen.gains {
-                    *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
+                match &seen {
+                    Seen::Objects(seen) => {
+                        for gain in &seen.gains {
+                            *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
+                        }
+                    }
+                    Seen::Native(seen) => {
+                        let of = seen.by.iter().filter(|by| by.kept_bytes > 0.0);
+                        w.native.known += of.map(|by| by.early).sum::<u64>();
+                    }
                 }
                 Some(Ok(seen))
+            }
+            Err(NoWindow::Lasting(why)) if on == On::Native => {
+                (w.duty, w.native.blocked) = (Some(duty), true);
+                Some(Err(format!("its C allocator: {why}")))
             }
             Err(NoWindow::Lasting(why)) => Some(Err(why)),
             Err(NoWindow::Passing(why)) => {
                 w.duty = Some(duty);
-                w.rest_until_ns = monotonic_ns() + AGAIN_NS;
-                w.opened -= 1;
+                let again = monotonic_ns() + AGAIN_NS;
+                match on {
+                    On::Objects => (w.rest_until_ns, w.opened) = (again, w.opened - 1),
+                    On::Native => {
+                        (w.native.rest_until_ns, w.native.opened) = (again, w.native.opened - 1);
+                    }
+                }
                 let news = w.refused.as_ref() != Some(&why);
                 w.refused = Some(why.clone());
                 news.then_some(Err(why))
@@ -366,5 +421,18 @@ impl WatchedPython {
                 })
             })
             .collect()
+    }
+}
+
+impl Windows {
+    /// The budget, when enough of it is saved up for a window and none is open.
+    fn saved(&mut self, now_ns: u64) -> Option<Duty> {
+        let mut duty = self.duty.take()?;
+        duty.advance(now_ns, 0.0);
+        if duty.wait_ns() > 0 {
+            self.duty = Some(duty);
+            return None;
+        }
+        Some(duty)
     }
 }

@@ -20,6 +20,7 @@ use rustc_hash::FxHashSet;
 use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
+    nativewindow,
     pygain::{Fresh, Held, carried, gains, net},
     pystacks::Stacks,
     pystores::Stores,
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     probe::{HitCost, Passes, ProbeError, PyPlan, PyWindows},
     report::clean::clean,
-    stream::PyWindow,
+    stream::{NativeWindow, PyWindow},
     target::{
         cpython::{
             census::Census,
@@ -47,13 +48,13 @@ use crate::{
 const LONGEST_NS: u64 = 10_000_000_000;
 /// Between two looks at its cost: at first a new function comes with each, whose
 /// local variables have to be looked up.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 /// Looks before it counts.
 const WARM_UP: u32 = 20;
 /// From its end to the look that tells what stayed.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Budget that is saved up for one, as if it were spent over this long, ns.
-const SAVED_NS: f64 = 10e9;
+pub(super) const SAVED_NS: f64 = 10e9;
 const ALL_CLASSES: u32 = u32::MAX;
 
 /// Why a window could not be opened.
@@ -76,13 +77,29 @@ pub struct Watch {
     /// With their rank.
     pub rules: Vec<(u8, Rule)>,
     pub cost: HitCost,
+    /// Share of the target's time that windows may cost.
+    pub max_overhead: f64,
+}
+
+/// What a window is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    Objects,
+    /// The C allocator.
+    Native,
+}
+
+#[derive(Debug)]
+pub enum Seen {
+    Objects(PyWindow),
+    Native(NativeWindow),
 }
 
 /// A window that is open, or about to be.
 #[derive(Debug)]
 pub struct Open {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(Duty, Result<PyWindow, NoWindow>)>,
+    thread: JoinHandle<(Duty, Result<Seen, NoWindow>)>,
 }
 
 /// The budget of a process's windows.
@@ -92,11 +109,14 @@ pub fn budget(max_overhead: f64, pid: u32) -> Duty {
 }
 
 impl Open {
-    pub fn start(watch: Watch, mut duty: Duty) -> Self {
+    pub fn start(watch: Watch, on: On, mut duty: Duty) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let seen = window(&watch, &mut duty, &stopped);
+            let seen = match on {
+                On::Objects => window(&watch, &mut duty, &stopped).map(Seen::Objects),
+                On::Native => nativewindow::window(&watch, &mut duty, &stopped).map(Seen::Native),
+            };
             watch.windows.remove(watch.process.pid);
             (duty, seen)
         });
@@ -109,7 +129,7 @@ impl Open {
 
     /// Wait for its end, which comes soon when `now`: then what it has seen so
     /// far is what it gives.
-    pub fn end(self, now: bool) -> Option<(Duty, Result<PyWindow, NoWindow>)> {
+    pub fn end(self, now: bool) -> Option<(Duty, Result<Seen, NoWindow>)> {
         if now {
             self.stop.store(true, Ordering::Relaxed);
             self.thread.thread().unpark();
@@ -305,7 +325,7 @@ fn find(ready: &Ready) -> Result<Members, NoWindow> {
     Ok(members::find(&ready.live.objects(), &regions, &ready.wanted, ready.classes))
 }
 
-fn gone(e: LiveError) -> NoWindow {
+pub(super) fn gone(e: LiveError) -> NoWindow {
     NoWindow::Passing(e.to_string())
 }
 
@@ -367,7 +387,7 @@ fn passes(live: &LivePython, at: u64, type_flags: u64) -> &'static [Passes] {
     }
 }
 
-fn target(
+pub(super) fn target(
     watch: &Watch,
     live: &LivePython,
     inside: &Inside,
@@ -413,7 +433,7 @@ fn target(
 
 /// The types of a context's nodes are found where they are met: a context may
 /// live too shortly for a census. Gives whether `target` has changed.
-fn learn_node(live: &LivePython, met: u64, target: &mut PyTarget) -> bool {
+pub(super) fn learn_node(live: &LivePython, met: u64, target: &mut PyTarget) -> bool {
     if met == 0 || met == target.type_bitmap || met == target.type_array {
         return false;
     }

@@ -128,6 +128,10 @@ impl Sink {
     }
 
     /// Types of a CPython process that are found to grow.
+    pub fn grows_outside(&self, pid: u32) -> bool {
+        self.engine.grows_outside(pid)
+    }
+
     pub fn growing_types(&self, pid: u32) -> Vec<String> {
         self.engine.growing_types(pid)
     }

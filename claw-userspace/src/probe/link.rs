@@ -37,6 +37,9 @@ pub struct Place {
 
 /// First Linux whose `uprobe_multi` compares processes and not threads.
 const MULTI_SINCE: (u32, u32) = (6, 10);
+/// `BPF_F_UPROBE_MULTI_RETURN` (`include/uapi/linux/bpf.h`). Of a perf event it is
+/// bit 0 of `config` (`/sys/bus/event_source/devices/uprobe/format/retprobe`).
+const MULTI_RETURN: u32 = 1;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// Set in the environment, probes are attached as on kernels that have no
@@ -48,7 +51,14 @@ const WITHOUT_MULTI: &str = "CLAW_EBPF_WITHOUT_UPROBE_MULTI";
 #[derive(Debug)]
 pub struct Links {
     /// Links before the perf events they are on.
-    _fds: Vec<OwnedFd>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Links {
+    /// These as well.
+    pub fn add(&mut self, mut others: Self) {
+        self.fds.append(&mut others.fds);
+    }
 }
 
 /// A loaded program and how it can be attached.
@@ -168,16 +178,40 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses; then nothing is attached.
     pub fn attach(&self, pid: u32, file: &Path, points: &[Place]) -> io::Result<Links> {
-        let path = CString::new(file.as_os_str().as_bytes())?;
-        let fds = if self.multi {
-            vec![self.attach_multi(pid, &path, points)?]
-        } else {
-            self.attach_perf(pid, &path, points)?
-        };
-        Ok(Links { _fds: fds })
+        self.attach_at(pid, file, points, false)
     }
 
-    fn attach_multi(&self, pid: u32, path: &CString, points: &[Place]) -> io::Result<OwnedFd> {
+    /// The same, where the functions at these places return.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_returns(&self, pid: u32, file: &Path, points: &[Place]) -> io::Result<Links> {
+        self.attach_at(pid, file, points, true)
+    }
+
+    fn attach_at(
+        &self,
+        pid: u32,
+        file: &Path,
+        points: &[Place],
+        returns: bool,
+    ) -> io::Result<Links> {
+        let path = CString::new(file.as_os_str().as_bytes())?;
+        let fds = if self.multi {
+            vec![self.attach_multi(pid, &path, points, returns)?]
+        } else {
+            self.attach_perf(pid, &path, points, returns)?
+        };
+        Ok(Links { fds })
+    }
+
+    fn attach_multi(
+        &self,
+        pid: u32,
+        path: &CString,
+        points: &[Place],
+        returns: bool,
+    ) -> io::Result<OwnedFd> {
         let offsets: Vec<u64> = points.iter().map(|p| p.file_offset).collect();
         let cookies: Vec<u64> = points.iter().map(|p| p.cookie).collect();
         let mut attr = empty();
@@ -193,11 +227,18 @@ impl Loaded {
             m.cookies = cookies.as_ptr() as u64;
             m.cnt = u32::try_from(points.len()).unwrap_or(0);
             m.pid = pid;
+            m.flags = if returns { MULTI_RETURN } else { 0 };
         }
         bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
     }
 
-    fn attach_perf(&self, pid: u32, path: &CString, points: &[Place]) -> io::Result<Vec<OwnedFd>> {
+    fn attach_perf(
+        &self,
+        pid: u32,
+        path: &CString,
+        points: &[Place],
+        returns: bool,
+    ) -> io::Result<Vec<OwnedFd>> {
         let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
         let kind = kind.trim().parse().map_err(io::Error::other)?;
         let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
@@ -207,6 +248,7 @@ impl Loaded {
             let mut event: perf_event_attr = unsafe { std::mem::zeroed() };
             event.size = u32::try_from(size_of::<perf_event_attr>()).unwrap_or(0);
             event.type_ = kind;
+            event.config = u64::from(returns);
             event.__bindgen_anon_3.config1 = path.as_ptr() as u64;
             event.__bindgen_anon_4.config2 = point.file_offset;
             // SAFETY: event and the path in it outlive the call.

@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     exact::{Exact, LARGE_MAPS},
     link::{Beside, Links, Loaded, Place},
+    native,
     plan::{Point, Program},
     pywindow,
 };
@@ -150,7 +151,7 @@ impl Probes {
                 loader.map_max_entries(name, 1);
             }
         }
-        for name in pywindow::LARGE_MAPS {
+        for name in pywindow::LARGE_MAPS.into_iter().chain(native::LARGE_MAPS) {
             loader.map_max_entries(name, 1);
         }
         let mut bpf = loader.load(OBJECT).map_err(load_error)?;

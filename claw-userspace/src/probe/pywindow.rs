@@ -13,6 +13,7 @@ use claw_common::{
 
 use super::{
     link::{Beside, Links, Loaded},
+    native::Native,
     object::{OBJECT, ProbeError, take},
     pyplan::PyPlan,
     pystore::{Stored, Watchpoints},
@@ -29,6 +30,7 @@ const SMALL_RING: u32 = 4096;
 pub struct PyWindows {
     program: Loaded,
     watchpoints: Mutex<Watchpoints>,
+    native: Result<Native, String>,
     maps: Mutex<Maps>,
 }
 
@@ -69,7 +71,9 @@ impl PyWindows {
             loader.map_max_entries(name, 1);
         }
         let mut bpf = loader.load(OBJECT).map_err(|e| ProbeError::Load(e.to_string()))?;
-        let program = Beside::new(OBJECT, &bpf)?.load(PROGRAM)?;
+        let beside = Beside::new(OBJECT, &bpf)?;
+        let program = beside.load(PROGRAM)?;
+        let native = Native::load(&beside, &mut bpf).map_err(|e| e.to_string());
         let maps = Maps {
             targets: take(&mut bpf, "PY_TARGETS")?,
             stats: take(&mut bpf, "PY_STATS")?,
@@ -81,7 +85,15 @@ impl PyWindows {
             stores: take(&mut bpf, "PY_STORES")?,
         };
         let watchpoints = Mutex::new(Watchpoints::new(bpf));
-        Ok(Self { program, watchpoints, maps: Mutex::new(maps) })
+        Ok(Self { program, watchpoints, native, maps: Mutex::new(maps) })
+    }
+
+    /// Windows on the C allocator.
+    ///
+    /// # Errors
+    /// Why the kernel refused them.
+    pub fn native(&self) -> Result<&Native, String> {
+        self.native.as_ref().map_err(Clone::clone)
     }
 
     fn maps(&self) -> std::sync::MutexGuard<'_, Maps> {
@@ -185,10 +197,17 @@ impl PyWindows {
         forget(&mut maps.stores, |k| k.tgid == pid);
         forget(&mut maps.stacks, |k| k.tgid == pid);
         forget(&mut maps.frames, |k| k.tgid == pid);
+        drop(maps);
+        if let Ok(native) = &self.native {
+            native.remove(pid);
+        }
     }
 }
 
-fn forget<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>, which: impl Fn(&K) -> bool) {
+pub(super) fn forget<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    which: impl Fn(&K) -> bool,
+) {
     let keys: Vec<K> = map.keys().filter_map(Result::ok).filter(which).collect();
     for key in keys {
         // One that the kernel has evicted meanwhile is gone as well.

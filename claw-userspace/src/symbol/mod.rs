@@ -5,12 +5,14 @@
 //! with what the runtime and `go tool pprof` print. Everything else (C code
 //! under cgo, libraries) is named by blazesym from symbols and DWARF.
 
+mod native;
 pub mod origin;
 mod process;
 mod stack;
 
 use serde::{Deserialize, Serialize};
 
+pub use native::native_frames;
 pub use origin::origin;
 pub use process::{BinaryCache, Symbolizer};
 pub use stack::{Location, Stacks};

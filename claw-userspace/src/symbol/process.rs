@@ -2,13 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use blazesym::{
-    Pid,
-    symbolize::{Input, Symbolized, source},
-};
 use rustc_hash::FxHashMap;
 
-use super::{Frame, Origin, stack};
+use super::{Frame, native::native_frames, stack};
 use crate::target::go::binary::{GoBinary, GoBinaryError};
 
 /// Addresses of one process whose names are kept.
@@ -90,22 +86,6 @@ impl Symbolizer {
 
     fn native(&mut self, pc: u64) -> Vec<Frame> {
         let symbolizer = self.native.get_or_insert_with(blazesym::symbolize::Symbolizer::new);
-        let source = source::Source::Process(source::Process::new(Pid::from(self.pid)));
-        let Ok(Symbolized::Sym(sym)) = symbolizer.symbolize_single(&source, Input::AbsAddr(pc))
-        else {
-            return Vec::new();
-        };
-        let frame = |name: &str, code: Option<&blazesym::symbolize::CodeInfo>, inlined| Frame {
-            function: name.to_owned(),
-            file: code.map(|c| c.to_path().to_string_lossy().into_owned()).unwrap_or_default(),
-            line: code.and_then(|c| c.line).unwrap_or(0),
-            start_line: 0,
-            inlined,
-            origin: Origin::Native,
-        };
-        let mut frames: Vec<Frame> =
-            sym.inlined.iter().rev().map(|i| frame(&i.name, i.code_info.as_ref(), true)).collect();
-        frames.push(frame(&sym.name, sym.code_info.as_deref(), false));
-        frames
+        native_frames(symbolizer, self.pid, pc)
     }
 }

@@ -1,6 +1,7 @@
 //! Processes and their binaries: finding them, knowing what they are, reading
 //! their memory.
 
+pub mod allocator;
 pub mod bulk;
 pub mod capability;
 pub mod container;

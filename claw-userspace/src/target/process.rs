@@ -1,6 +1,9 @@
 //! One process, as /proc describes it.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -55,6 +58,19 @@ pub struct Mapping {
     pub offset: u64,
     pub executable: bool,
     pub path: String,
+}
+
+impl Mapping {
+    /// A path at which the mapped file can be opened from any mount namespace,
+    /// also when it has been deleted or replaced since.
+    pub fn opened(&self, pid: u32) -> PathBuf {
+        let mapped =
+            PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", self.start, self.end));
+        if mapped.exists() {
+            return mapped;
+        }
+        Path::new(&format!("/proc/{pid}/root")).join(self.path.trim_start_matches('/'))
+    }
 }
 
 impl Process {

@@ -13,9 +13,9 @@ use crate::{
     pipeline::{
         clock::monotonic_ns,
         governor::EventCost,
-        holders,
-        pygain::describe,
+        holders, nativegain, pygain,
         python::WatchedPython,
+        pywindow::Seen,
         steps::{failed, make_step, say, step},
         watched::Watched,
     },
@@ -69,7 +69,8 @@ impl Live<'_> {
         let (windows, sink, cost) = (&mut self.py_windows, &mut self.sink, self.cost);
         for (pid, python) in &mut self.pythons {
             let types = sink.growing_types(*pid);
-            python.open(types, cost, || {
+            let native = sink.grows_outside(*pid);
+            let mut load = || {
                 windows
                     .get_or_insert_with(|| {
                         let loading = Instant::now();
@@ -86,7 +87,17 @@ impl Live<'_> {
                         }
                     })
                     .clone()
-            });
+            };
+            // The second finds no budget when the first has opened.
+            if native && python.native_is_behind() {
+                python.open_native(cost, &mut load);
+                python.open(types, cost, &mut load);
+            } else {
+                python.open(types, cost, &mut load);
+                if native {
+                    python.open_native(cost, &mut load);
+                }
+            }
         }
     }
 
@@ -100,9 +111,13 @@ impl Live<'_> {
 
     pub(super) fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
         match python.window(now) {
-            Some(Ok(seen)) => {
-                self.sink.put(step("Window", describe(&seen), self.started));
+            Some(Ok(Seen::Objects(seen))) => {
+                self.sink.put(step("Window", pygain::describe(&seen), self.started));
                 self.sink.put(Item::PyWindow(seen));
+            }
+            Some(Ok(Seen::Native(seen))) => {
+                self.sink.put(step("Window", nativegain::describe(&seen), self.started));
+                self.sink.put(Item::NativeWindow(seen));
             }
             Some(Err(why)) => {
                 self.sink.put(failed("Window", format!("process {pid}: {why}")));

@@ -7,7 +7,7 @@ use super::{layout::Layout, regions::Region};
 use crate::target::{
     elf::{Elf, ElfError},
     memory::{Memory, MemoryError, ProcessMemory},
-    process::{Mapping, Process, ProcessError},
+    process::{Process, ProcessError},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,7 @@ impl Python {
             .into_iter()
             .find(|m| is_library(&m.path))
             .ok_or(PythonError::NotPython)?;
-        let opened = library_path(process.pid, &library);
+        let opened = library.opened(process.pid);
         let elf = Elf::open(&opened)?;
         if Holds::of(&elf) == Holds::Old {
             return Err(PythonError::Old(library.path));
@@ -249,16 +249,6 @@ impl Holds {
             false => Self::Old,
         }
     }
-}
-
-/// A path at which a mapped file can be opened from any mount namespace, also
-/// when it has been deleted or replaced since.
-fn library_path(pid: u32, m: &Mapping) -> PathBuf {
-    let mapped = PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", m.start, m.end));
-    if mapped.exists() {
-        return mapped;
-    }
-    Path::new(&format!("/proc/{pid}/root")).join(m.path.trim_start_matches('/'))
 }
 
 /// What to add to an address in `file` to get the one in memory.
