@@ -56,7 +56,7 @@ fn an_extension_that_leaks_is_named_by_library_and_symbol() {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let proof = f["evidence"].as_array().unwrap().iter().map(|e| text(&e["detail"]));
     let said = |d: String| d.contains("open_stream in ") && d.contains("/codec.cpython-");
-    assert!(proof.map(said).any(|found| found), "{f:#}");
+    assert!({ proof }.any(said), "{f:#}");
     assert!(text(&f["remedy"]["text"]).contains("codec.cpython-"), "{f:#}");
 
     let (_, again, _) = claw_json(&["replay", &recording, "--format", "json", "-q"]);
