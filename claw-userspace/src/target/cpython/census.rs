@@ -58,7 +58,7 @@ pub struct Census {
     /// Blocks of pools that changed while they were read.
     pub torn: (u64, u64),
     pub pools: u64,
-    /// Of all pools, bytes.
+    /// Of all pools, bytes, with those that have no block in use.
     pub pool_bytes: u64,
     /// The largest containers.
     pub containers: Vec<Container>,
@@ -127,7 +127,12 @@ struct Walk<'a, M> {
 
 impl<M: Memory> Walk<'_, M> {
     fn pool(&mut self, bytes: &[u8], address: u64) {
-        let Some(pool) = Pool::parse(bytes, address) else { return };
+        let Some(pool) = Pool::parse(bytes, address) else {
+            if Pool::is_free(bytes) {
+                self.census.pool_bytes += bytes.len() as u64;
+            }
+            return;
+        };
         self.census.pools += 1;
         self.census.pool_bytes += bytes.len() as u64;
         let size = pool.block_size as u64;

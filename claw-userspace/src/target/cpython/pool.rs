@@ -12,7 +12,7 @@ const MOST_BLOCKS: usize = (16 << 10) / ALIGNMENT;
 /// Arenas a process can have: 2^24 of 1 MiB are more than any machine has.
 const MOST_ARENAS: u32 = 1 << 24;
 
-/// A pool that holds at least one block in use.
+/// A pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
     /// Of each block, bytes.
@@ -34,9 +34,21 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Pool {
+    /// Whether the bytes are a pool without a block in use, which stays with its
+    /// arena: `pymalloc_free` leaves the rest of its header as it was.
+    pub fn is_free(bytes: &[u8]) -> bool {
+        u32_at(bytes, 0) == 0 && Self::header(bytes).is_some()
+    }
+
     /// The pool whose bytes, read at `address`, are `bytes`. `None` when they
     /// are no pool, or one without a block in use.
     pub fn parse(bytes: &[u8], address: u64) -> Option<Self> {
+        let mut pool = Self::header(bytes).filter(|pool| pool.used > 0)?;
+        pool.free = pool.free_list(bytes, address);
+        Some(pool)
+    }
+
+    fn header(bytes: &[u8]) -> Option<Self> {
         let class = u32_at(bytes, 36) as usize;
         let size = bytes.len();
         if class >= CLASSES || u32_at(bytes, 32) >= MOST_ARENAS {
@@ -51,12 +63,10 @@ impl Pool {
         let carved = next.checked_sub(OVERHEAD)? / block_size;
         let whole = carved * block_size + OVERHEAD == next && next <= size;
         let used = u32_at(bytes, 0) as usize;
-        if !whole || carved == 0 || used == 0 || used > carved {
+        if !whole || carved == 0 || used > carved {
             return None;
         }
-        let mut pool = Self { block_size, carved, used, free: None };
-        pool.free = pool.free_list(bytes, address);
-        Some(pool)
+        Some(Self { block_size, carved, used, free: None })
     }
 
     /// Follow the free list; as many steps as there can be, and no block twice.
@@ -117,6 +127,15 @@ pub mod tests {
             put(OVERHEAD + i * block, &next.to_le_bytes());
         }
         b
+    }
+
+    #[test]
+    fn a_pool_without_blocks_in_use_is_free() {
+        let all: Vec<usize> = (0..10).collect();
+        let free = pool(4096, 3, 10, &all);
+        assert!(Pool::is_free(&free) && Pool::parse(&free, AT).is_none());
+        assert!(!Pool::is_free(&pool(4096, 3, 10, &all[1..])));
+        assert!(!Pool::is_free(&[0; 4096]) && !Pool::is_free(&[]));
     }
 
     #[test]
