@@ -34,7 +34,12 @@ pub fn type_word(class: u32, before: u32) -> u32 {
 }
 
 /// `FRAME_OWNED_BY_CSTACK`: from here on a frame is no Python function's.
-pub const OWNED_BY_CSTACK: u64 = 3;
+/// `FRAME_OWNED_BY_INTERPRETER` from 3.14 on.
+pub const OWNED_BY_CSTACK: u8 = 3;
+
+/// Low bits of a reference in a frame that say how it is held (`_PyStackRef`,
+/// `pycore_stackref.h`, 3.14 on): no object's address has them.
+pub const STACKREF_TAG: u64 = 3;
 
 /// Frames of one stack that are kept, leaf first.
 pub const MAX_FRAMES: usize = 24;
@@ -87,9 +92,9 @@ pub struct PyTarget {
     pub f_previous: u32,
     pub f_instruction: u32,
     pub f_locals: u32,
-    /// Where in the 8 bytes after the instruction it says who owns it: bits to
-    /// shift, and what to keep of them; 0 where it does not.
-    pub owner_shift: u32,
+    /// Where it says who owns it, a byte, and what to keep of that; 0 where it
+    /// does not.
+    pub f_owner: u32,
     pub owner_mask: u32,
     /// `PyThreadState.context`.
     pub ts_context: u32,

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_user_buf};
 use claw_common::{
     PyEntry, PyLocal, PyTarget, RecordedLabel,
     event::MAX_LABEL,
-    python::PyVariable,
+    python::{PyVariable, STACKREF_TAG},
 };
 
 use crate::user::read;
@@ -182,6 +182,7 @@ pub fn of_local(locals: u64, local: &PyLocal, unreadable: &mut u32) -> Candidate
         *unreadable = 1;
         return Candidate::NONE;
     };
+    value &= !STACKREF_TAG;
     if local.cell != 0 {
         value = read(value, CELL_REF).unwrap_or(0);
     }

@@ -18,7 +18,7 @@ use claw_common::{
     config::MAX_TARGETS,
     python::{
         CLASSES, MAX_CODES, MAX_ENTRIES, MAX_FRAMES, MAX_STACK_FRAMES, MAX_STACKS, MAX_TYPES,
-        OWNED_BY_CSTACK,
+        OWNED_BY_CSTACK, STACKREF_TAG,
     },
 };
 
@@ -248,9 +248,9 @@ pub fn innermost(target: &PyTarget, thread: u64) -> u64 {
 fn frame_at(target: &PyTarget, at: u64) -> Option<Seen> {
     let code: u64 = read(at, target.f_code)?;
     let caller: u64 = read(at, target.f_previous)?;
-    let [instruction, after]: [u64; 2] = read(at, target.f_instruction)?;
-    let owner = (after >> (target.owner_shift & 63)) & u64::from(target.owner_mask);
-    let code = if owner >= OWNED_BY_CSTACK { 0 } else { code };
+    let instruction: u64 = read(at, target.f_instruction)?;
+    let owner = read::<u8>(at, target.f_owner)? & target.owner_mask as u8;
+    let code = if owner >= OWNED_BY_CSTACK { 0 } else { code & !STACKREF_TAG };
     let locals = at.wrapping_add(u64::from(target.f_locals));
     Some(Seen { frame: PyFrame { code, instruction }, locals, caller })
 }

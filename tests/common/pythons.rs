@@ -2,14 +2,29 @@
 
 use std::path::PathBuf;
 
-/// Interpreters of pyenv and of the system, by minor version.
+/// Interpreters of pyenv and of the system, by minor version, and the newest.
 pub fn all() -> Vec<PathBuf> {
-    let found = installed(8..=13);
+    let mut found = installed(8..=13);
     assert!(!found.is_empty(), "no Python 3.8 to 3.13 is installed");
+    found.extend(newest());
     found
 }
 
-pub fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
+/// Interpreters of 3.14 and later. Those that do not lie in the usual places are
+/// named by `CLAW_PYTHONS`, separated by `:`.
+fn newest() -> Vec<PathBuf> {
+    let named = std::env::var_os("CLAW_PYTHONS").unwrap_or_default();
+    // Nothing is split into one empty path.
+    let given = |p: &PathBuf| !p.as_os_str().is_empty();
+    let mut found: Vec<PathBuf> = std::env::split_paths(&named).filter(given).collect();
+    found.extend(installed(14..=15));
+    if found.is_empty() {
+        eprintln!("skipped: neither Python 3.14 nor 3.15 is installed or named by CLAW_PYTHONS");
+    }
+    found
+}
+
+fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let installed = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten();
     let mut found: Vec<PathBuf> = minors

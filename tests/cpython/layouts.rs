@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use claw_ebpf::target::cpython::{
     layout::{self, Layout},
-    running::{Lines, Locals, Running, Suspended, Thread},
+    running::{Lines, Locals, MAIN, Running, Suspended, Thread},
 };
 
 use crate::pythons::{all, headers};
@@ -45,7 +45,14 @@ const INTERNAL: &str = r#"
 #include "internal/pycore_gil.h"
 #include "internal/pycore_pystate.h"
 #include "internal/pycore_context.h"
-#if PY_VERSION_HEX >= 0x030b0000
+#if PY_VERSION_HEX >= 0x030e0000
+#include "internal/pycore_frame.h"
+#include "internal/pycore_genobject.h"
+#include "internal/pycore_interpframe.h"
+#if PY_VERSION_HEX >= 0x030f0000
+#define FRAME_COMPLETED FRAME_CLEARED
+#endif
+#elif PY_VERSION_HEX >= 0x030b0000
 #include "internal/pycore_frame.h"
 #else
 #include <frameobject.h>
@@ -61,7 +68,8 @@ int main(void) {
 #if PY_VERSION_HEX < 0x030c0000
     P(offsetof(_PyRuntimeState, gilstate.tstate_current));
 #else
-    P(offsetof(_PyRuntimeState, interpreters.main)); P(offsetof(PyInterpreterState, ceval.gil));
+    P(offsetof(_PyRuntimeState, interpreters.main) - offsetof(_PyRuntimeState, interpreters.head));
+    P(offsetof(PyInterpreterState, ceval.gil));
     P(offsetof(struct _gil_runtime_state, last_holder));
 #endif
 #if PY_VERSION_HEX < 0x030b0000
@@ -98,8 +106,13 @@ int main(void) {
 #endif
 #else
     P(offsetof(PyThreadState, native_thread_id)); P(offsetof(PyGenObject, gi_iframe));
-    P(offsetof(PyGenObject, gi_frame_state)); P(offsetof(_PyInterpreterFrame, stacktop));
+    P(offsetof(PyGenObject, gi_frame_state));
+#if PY_VERSION_HEX >= 0x030e0000
+    P(offsetof(_PyInterpreterFrame, stackpointer)); P(FRAME_COMPLETED);
+#else
+    P(offsetof(_PyInterpreterFrame, stacktop));
     P(FRAME_EXECUTING); P(FRAME_COMPLETED);
+#endif
 #endif
     return 0;
 }
@@ -108,11 +121,12 @@ int main(void) {
 /// What `INTERNAL` prints, as the tables have it.
 fn internal(minor: u8) -> Vec<u64> {
     let r = Running::of(minor).unwrap();
-    let mut all = vec![layout::TP_ITEMSIZE, layout::CV_NAME, layout::CV_HASH, 32, 24, 16, 24];
+    let items = Layout::of(minor).unwrap().tuple_items;
+    let mut all = vec![layout::TP_ITEMSIZE, layout::CV_NAME, layout::CV_HASH, 32, items, 16, 24];
     all.extend([r.ts_interp, r.ts_context.into(), r.co_first_line, r.co_file]);
     match r.thread {
         Thread::Current(at) => all.push(at),
-        Thread::Holder { main, gil, last_holder } => all.extend([main, gil, last_holder]),
+        Thread::Holder { gil, last_holder } => all.extend([MAIN, gil, last_holder]),
     }
     all.push(r.ts_frame.into());
     all.extend(r.cframe_frame.map(u64::from));
@@ -137,6 +151,10 @@ fn internal(minor: u8) -> Vec<u64> {
         Suspended::Depth { frame, stack, depth } => all.extend([frame, stack, depth]),
         Suspended::Within { frame, state, top } => {
             all.extend([r.ts_native.unwrap().into(), frame, state, top, 0, 1]);
+        }
+        Suspended::Stacked { frame, state, over, pointer, .. } => {
+            let over = u64::try_from(over).unwrap();
+            all.extend([r.ts_native.unwrap().into(), frame, state, pointer, over]);
         }
     }
     all

@@ -2,7 +2,7 @@
 
 use claw_ebpf::target::cpython::{
     layout::{self, Layout},
-    threads::{GC_COLLECTING, GC_ENABLED, Offsets},
+    threads::Offsets,
 };
 
 use crate::{
@@ -30,8 +30,6 @@ int main(void) {
     P(offsetof(PyWeakReference, wr_callback)); P(offsetof(PyHeapTypeObject, ht_cached_keys));
     P(offsetof(PyFunctionObject, func_code)); P(offsetof(PyFunctionObject, func_closure));
     P(offsetof(PyFunctionObject, func_defaults)); P(offsetof(PyFunctionObject, func_kwdefaults));
-    P(offsetof(struct _gc_runtime_state, enabled));
-    P(offsetof(struct _gc_runtime_state, collecting));
     P(offsetof(_PyRuntimeState, interpreters.head)); P(offsetof(PyInterpreterState, next));
 #if PY_VERSION_HEX < 0x030b0000
     P(offsetof(PyInterpreterState, tstate_head));
@@ -44,6 +42,8 @@ int main(void) {
     P(offsetof(PyInterpreterState, gc));
 #endif
     P(offsetof(PyThreadState, next));
+    P(offsetof(struct _gc_runtime_state, enabled));
+    P(offsetof(struct _gc_runtime_state, collecting));
     return 0;
 }
 "#;
@@ -76,12 +76,11 @@ fn offsets_to_holders_are_those_of_the_headers() {
             l.func_closure,
             l.func_closure - 16,
             l.func_closure - 8,
-            GC_ENABLED,
-            GC_COLLECTING,
         ];
         // From 3.13 on they are read from the process.
         if let Some(o) = Offsets::known(minor) {
             table.extend([o.interpreters, o.next_interpreter, o.threads, o.gc, o.next_thread]);
+            table.extend([o.gc_enabled, o.gc_collecting]);
         }
         assert_eq!(said[..table.len()], table, "{}", python.display());
         checked += 1;

@@ -7,22 +7,7 @@ use std::{
 };
 
 pub use crate::interpreters::all;
-use crate::interpreters::installed;
 use claw_ebpf::target::{cpython::binary::Python, memory::ProcessMemory, process::Process};
-
-/// Interpreters of 3.14 and later, of which objects alone are known. Those that
-/// do not lie in the usual places are named by `CLAW_PYTHONS`, separated by `:`.
-pub fn newest() -> Vec<PathBuf> {
-    let named = std::env::var_os("CLAW_PYTHONS").unwrap_or_default();
-    // Nothing is split into one empty path.
-    let given = |p: &PathBuf| !p.as_os_str().is_empty();
-    let mut found: Vec<PathBuf> = std::env::split_paths(&named).filter(given).collect();
-    found.extend(installed(14..=15));
-    if found.is_empty() {
-        eprintln!("skipped: neither Python 3.14 nor 3.15 is installed or named by CLAW_PYTHONS");
-    }
-    found
-}
 
 /// Where the headers of a Python are; `None`, and said, when it has none.
 pub fn headers(python: &Path) -> Option<String> {

@@ -35,7 +35,9 @@ fn objects_of_all_interpreters_are_counted() {
     for python in all() {
         let running = start(&python, "interpreters");
         let pid = running.child.id();
-        assert_eq!(objects(pid, "__main__.Inner"), 6000, "{}", python.display());
+        // In 3.14 and later a freed block in each may still look like one.
+        let inner = objects(pid, "__main__.Inner");
+        assert!((6000..=6002).contains(&inner), "{}: {inner}", python.display());
         assert_eq!(objects(pid, "__main__.Kept"), 5000, "{}", python.display());
         let live = LivePython::open(Process::open(pid).unwrap()).unwrap();
         assert_eq!(live.interpreters(), 3, "{}", python.display());

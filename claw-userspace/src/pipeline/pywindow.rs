@@ -414,7 +414,7 @@ pub(super) fn target(
         f_previous: r.f_previous,
         f_instruction: r.f_instruction,
         f_locals: r.f_locals,
-        owner_shift: r.f_owner.map_or(0, |at| (at - r.f_instruction - 8) * 8),
+        f_owner: r.f_owner.unwrap_or(r.f_instruction),
         owner_mask: r.f_owner.map_or(0, |_| 0xff),
         ts_context: r.ts_context,
         str_ascii: inside.layout.ascii_size as u32,

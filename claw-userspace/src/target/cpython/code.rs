@@ -9,9 +9,8 @@ use super::{
 };
 use crate::target::memory::Memory;
 
-/// `PyBytesObject.ob_sval`, `PyTupleObject.ob_item`.
+/// `PyBytesObject.ob_sval`.
 const BYTES: u64 = 32;
-const ITEMS: u64 = 24;
 /// Longest line table that is read, bytes.
 const MAX_TABLE: u64 = 1 << 20;
 /// Most local variables whose names are looked at.
@@ -90,7 +89,7 @@ pub fn local_names<M: Memory>(
         let count = objects.memory.u64_at(tuple.checked_add(OB_SIZE)?).ok()?;
         let count = usize::try_from(count).ok().filter(|_| count <= MAX_LOCALS)?;
         let mut items = vec![0; count * 8];
-        objects.memory.read(tuple.checked_add(ITEMS)?, &mut items).ok()?;
+        objects.memory.read(tuple.checked_add(objects.layout.tuple_items)?, &mut items).ok()?;
         let address = |b: &[u8; 8]| objects.string(u64::from_le_bytes(*b));
         Some(items.as_chunks::<8>().0.iter().map(address).collect())
     };

@@ -86,6 +86,8 @@ pub struct Layout {
     /// characters begin.
     pub ascii_size: u64,
     pub compact_size: u64,
+    /// `PyTupleObject.ob_item`, behind `ob_hash` from 3.14 on.
+    pub tuple_items: u64,
     /// `PyDictKeysObject` begins with `dk_log2_size` (3.11+) instead of
     /// `dk_size`.
     pub log2_keys: bool,
@@ -104,6 +106,7 @@ const fn layout(minor: u8, ht_qualname: u64) -> Layout {
         func_closure: if minor >= 10 { 72 } else { 48 },
         ascii_size: if minor >= 12 { 40 } else { 48 },
         compact_size: if minor >= 12 { 56 } else { 72 },
+        tuple_items: if minor >= 14 { 32 } else { 24 },
         log2_keys: minor >= 11,
         pre_header: match minor {
             0..=10 => 0,

@@ -14,7 +14,7 @@ use super::{
     layout::{DEQUE_MAXLEN, LRU_CACHE, LRU_MAXSIZE, Layout, OB_TYPE},
     object::Objects,
     regions::{self, Region},
-    running::{Running, Thread},
+    running::{MAIN, Running, Thread},
     threads::{Offsets, interpreters},
     used_pools,
 };
@@ -130,8 +130,12 @@ impl LivePython {
         let word = |at: u64| self.memory.u64_at(at).map_err(|e| e.to_string());
         let thread_at = match running.thread {
             Thread::Current(offset) => runtime.wrapping_add(offset),
-            Thread::Holder { main, gil, last_holder } => {
-                let interpreter = word(runtime.wrapping_add(main))?;
+            Thread::Holder { gil, last_holder } => {
+                let offsets = Offsets::of(self.python.version.minor, &self.memory, runtime)
+                    .ok_or_else(|| {
+                        format!("frames of this {} are not known", self.python.version)
+                    })?;
+                let interpreter = word(runtime.wrapping_add(offsets.interpreters + MAIN))?;
                 word(interpreter.wrapping_add(gil))?.wrapping_add(last_holder)
             }
         };

@@ -251,7 +251,7 @@ impl<M: Memory> Objects<'_, M> {
             return None;
         }
         let mut bytes = vec![0u8; count as usize * 8];
-        self.memory.read(tuple.checked_add(layout::OB_SIZE + 8)?, &mut bytes).ok()?;
+        self.memory.read(tuple.checked_add(self.layout.tuple_items)?, &mut bytes).ok()?;
         Some(bytes.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w)).collect())
     }
 

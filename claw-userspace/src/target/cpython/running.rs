@@ -2,7 +2,8 @@
 //! stack is made of, per minor version (64-bit builds). Sources:
 //! `Include/cpython/pystate.h`, `Include/cpython/code.h`,
 //! `Include/cpython/frameobject.h` (3.8–3.10),
-//! `Include/internal/pycore_frame.h` (3.11+), `pycore_runtime.h`,
+//! `Include/internal/pycore_frame.h` (3.11+), `pycore_interpframe_structs.h`
+//! (3.14+), `pycore_stackref.h`, `pycore_runtime.h`,
 //! `pycore_gil.h`, `pycore_interp.h`. Checked against the headers of installed
 //! Pythons by `tests/cpython`. Fields that have not moved are in `code`.
 
@@ -12,10 +13,13 @@
 pub enum Thread {
     /// `gilstate.tstate_current`, bytes from `_PyRuntime`.
     Current(u64),
-    /// `interpreters.main` from there, the interpreter's `ceval.gil`, the
-    /// lock's `last_holder`.
-    Holder { main: u64, gil: u64, last_holder: u64 },
+    /// From the main interpreter ([`MAIN`]): its `ceval.gil`, the lock's
+    /// `last_holder`.
+    Holder { gil: u64, last_holder: u64 },
 }
+
+/// `interpreters.main`, from `interpreters.head`.
+pub const MAIN: u64 = 8;
 
 /// Where a code object tells which line an instruction is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,9 @@ pub enum Suspended {
     /// `gi_iframe` within the object, `gi_frame_state`;
     /// `_PyInterpreterFrame.stacktop`, in words from the first local variable.
     Within { frame: u64, state: u64, top: u64 },
+    /// The same with `_PyInterpreterFrame.stackpointer`, `above` bytes behind that
+    /// value, null while it runs (3.14 on). From the state `over` on it is over.
+    Stacked { frame: u64, state: u64, over: i8, pointer: u64, above: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +147,7 @@ static R11: Running = Running {
     suspended: Suspended::Within { frame: 80, state: 75, top: 64 },
 };
 static R12: Running = Running {
-    thread: Thread::Holder { main: 48, gil: 384, last_holder: 8 },
+    thread: Thread::Holder { gil: 384, last_holder: 8 },
     cframe_frame: Some(0),
     f_code: 0,
     f_previous: 8,
@@ -155,13 +162,30 @@ static R12: Running = Running {
     ..R11
 };
 static R13: Running = Running {
-    thread: Thread::Holder { main: 640, gil: 16, last_holder: 8 },
+    thread: Thread::Holder { gil: 16, last_holder: 8 },
     ts_frame: 72,
     cframe_frame: None,
     ts_thread: 152,
     ts_native: Some(160),
     lines: Lines::Locations { table: 136, code: 200 },
     ..R12
+};
+static R14: Running = Running {
+    f_owner: Some(74),
+    f_locals: 80,
+    lines: Lines::Locations { table: 136, code: 208 },
+    suspended: Suspended::Stacked { frame: 72, state: 67, over: 1, pointer: 64, above: 8 },
+    ..R13
+};
+static R15: Running = Running {
+    ts_context: 232,
+    ts_thread: 176,
+    ts_native: Some(184),
+    ts_id: 248,
+    // `FRAME_CLEARED`; between what is awaited and the top is the index that
+    // `GET_ITER` pushes (`Python/bytecodes.c`).
+    suspended: Suspended::Stacked { frame: 72, state: 67, over: 5, pointer: 64, above: 16 },
+    ..R14
 };
 
 impl Running {
@@ -173,6 +197,8 @@ impl Running {
             11 => &R11,
             12 => &R12,
             13 => &R13,
+            14 => &R14,
+            15 => &R15,
             _ => return None,
         })
     }

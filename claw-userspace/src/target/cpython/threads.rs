@@ -13,15 +13,12 @@ use super::{
     running::Running,
 };
 use crate::target::memory::Memory;
+use claw_common::python::STACKREF_TAG;
 
 /// Interpreters, threads and frames of one that are followed.
 const MOST_INTERPRETERS: usize = 64;
 const MOST_THREADS: usize = 1 << 14;
 const MOST_FRAMES: usize = 1 << 16;
-/// `_gc_runtime_state.enabled` and `.collecting`.
-pub const GC_ENABLED: u64 = 12;
-pub const GC_COLLECTING: u64 = 200;
-
 /// Where the runtime's lists are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
@@ -34,10 +31,21 @@ pub struct Offsets {
     pub gc: u64,
     /// `PyThreadState.next`.
     pub next_thread: u64,
+    /// `_gc_runtime_state.enabled` and `.collecting`.
+    pub gc_enabled: u64,
+    pub gc_collecting: u64,
 }
 
 const fn offsets(minor: u8) -> Offsets {
-    let o = Offsets { interpreters: 32, next_interpreter: 0, threads: 8, gc: 616, next_thread: 8 };
+    let o = Offsets {
+        interpreters: 32,
+        next_interpreter: 0,
+        threads: 8,
+        gc: 616,
+        next_thread: 8,
+        gc_enabled: 12,
+        gc_collecting: 200,
+    };
     match minor {
         8 => Offsets { gc: 344, ..o },
         9 | 10 => o,
@@ -46,10 +54,61 @@ const fn offsets(minor: u8) -> Offsets {
     }
 }
 
+/// Where `_Py_DebugOffsets` of a version has what is read of it, bytes from its
+/// start (`pycore_debug_offsets.h`).
+struct DebugOffsets {
+    /// `interpreter_state.next`, `.threads_head`, `.gc`.
+    interpreter: [usize; 3],
+    /// `thread_state.next`, `.interp`, `.current_frame`.
+    thread: usize,
+    /// `interpreter_frame.previous`, `.executable`, `.instr_ptr`,
+    /// `.localsplus`, `.owner`.
+    frame: usize,
+    /// `gc.collecting`, and `_gc_runtime_state.enabled`, which it does not have.
+    collecting: usize,
+    enabled: u64,
+}
+
+const fn debug_offsets(minor: u8) -> Option<DebugOffsets> {
+    Some(match minor {
+        13 => DebugOffsets {
+            interpreter: [64, 72, 80],
+            thread: 168,
+            frame: 232,
+            collecting: 576,
+            enabled: 12,
+        },
+        14 => DebugOffsets {
+            interpreter: [64, 72, 88],
+            thread: 192,
+            frame: 256,
+            collecting: 656,
+            enabled: 12,
+        },
+        15 => DebugOffsets {
+            interpreter: [64, 72, 88],
+            thread: 192,
+            frame: 320,
+            collecting: 760,
+            enabled: 0,
+        },
+        _ => return None,
+    })
+}
+
+/// `runtime_state.interpreters_head`, in all of them.
+const INTERPRETERS_HEAD: usize = 40;
+/// Bytes of them that are read.
+const DEBUG_OFFSETS: usize = 768;
+
 impl Offsets {
-    /// Of the running process; `None` when they are not known.
+    /// Of the running process; `None` when they are not known, or the process
+    /// says that its frames are laid out in another way than the table has it.
     pub fn of<M: Memory>(minor: u8, memory: &M, runtime: u64) -> Option<Self> {
-        if minor == 13 { Self::from_runtime(memory, runtime) } else { Self::known(minor) }
+        match debug_offsets(minor) {
+            Some(debug) => Self::from_runtime(memory, runtime, minor, &debug),
+            None => Self::known(minor),
+        }
     }
 
     /// Of 3.8 to 3.12, by minor version.
@@ -57,18 +116,31 @@ impl Offsets {
         (8..=12).contains(&minor).then(|| offsets(minor))
     }
 
-    /// `_Py_DebugOffsets` of 3.13.
-    fn from_runtime<M: Memory>(memory: &M, runtime: u64) -> Option<Self> {
-        let mut b = [0u8; 600];
+    fn from_runtime<M: Memory>(
+        memory: &M,
+        runtime: u64,
+        minor: u8,
+        debug: &DebugOffsets,
+    ) -> Option<Self> {
+        let mut b = [0u8; DEBUG_OFFSETS];
         memory.read(runtime, &mut b).ok()?;
         let at = |offset: usize| Some(u64_at(&b, offset)).filter(|v| *v < 1 << 20);
-        (b.starts_with(b"xdebugpy") && at(576)? == GC_COLLECTING).then_some(())?;
+        let r = Running::of(minor)?;
+        let frame = [r.f_previous, r.f_code, r.f_instruction, r.f_locals, r.f_owner?];
+        let told = (0..5).map(|i| at(debug.frame + i * 8));
+        let agrees = frame.iter().map(|o| Some(u64::from(*o))).eq(told)
+            && at(debug.thread + 8)? == r.ts_interp
+            && at(debug.thread + 16)? == u64::from(r.ts_frame);
+        (b.starts_with(b"xdebugpy") && agrees).then_some(())?;
+        let [next_interpreter, threads, gc] = debug.interpreter;
         Some(Self {
-            interpreters: at(40)?,
-            next_interpreter: at(64)?,
-            threads: at(72)?,
-            gc: at(80)?,
-            next_thread: at(168)?,
+            interpreters: at(INTERPRETERS_HEAD)?,
+            next_interpreter: at(next_interpreter)?,
+            threads: at(threads)?,
+            gc: at(gc)?,
+            next_thread: at(debug.thread)?,
+            gc_enabled: debug.enabled,
+            gc_collecting: at(debug.collecting)?,
         })
     }
 }
@@ -118,8 +190,8 @@ fn lists<M: Memory>(
     while let Some(interpreter) = next.filter(|_| found.count < MOST_INTERPRETERS) {
         found.count += 1;
         let gc = if minor == 8 { runtime } else { interpreter }.wrapping_add(o.gc);
-        found.collecting |= byte(gc, GC_COLLECTING) != 0;
-        found.gc_enabled &= byte(gc, GC_ENABLED) != 0;
+        found.collecting |= byte(gc, o.gc_collecting) != 0;
+        found.gc_enabled &= byte(gc, o.gc_enabled) != 0;
         let mut state = pointer(interpreter, o.threads);
         while let Some(address) = state.filter(|_| found.threads < MOST_THREADS) {
             found.threads += 1;
@@ -180,7 +252,8 @@ impl Active {
     pub fn at<M: Memory>(memory: &M, r: &Running, frame: u64) -> Option<Self> {
         let at = |offset: u32| memory.u64_at(frame.checked_add(offset.into())?).ok();
         Some(Self {
-            code: at(r.f_code)?,
+            // Whole addresses before 3.14.
+            code: at(r.f_code)? & !STACKREF_TAG,
             locals: frame.wrapping_add(r.f_locals.into()),
             instruction: at(r.f_instruction)?,
         })

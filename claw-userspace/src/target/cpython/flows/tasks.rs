@@ -3,6 +3,8 @@
 //! `Modules/_asynciomodule.c`, is in no header): the coroutine is the only one,
 //! behind it come the name and the context.
 
+use claw_common::python::STACKREF_TAG;
+
 use super::{Flow, Flows, MOST_FRAMES, Reader};
 use crate::target::{
     cpython::{
@@ -144,6 +146,16 @@ impl<M: Memory> Reader<'_, M> {
                 let last = u64::try_from(top).ok().and_then(|d| d.checked_sub(1));
                 let last = last.filter(|l| *l < MOST_DEPTH);
                 pending(frame, last.and_then(|l| self.word(locals, l * 8)))
+            }
+            Suspended::Stacked { frame, state, over, pointer, above } => {
+                let state = (self.word(at, state & !7)? >> ((state & 7) * 8)) as u8 as i8;
+                if state >= over {
+                    return Some(Coroutine::Over);
+                }
+                let frame = at.checked_add(frame)?;
+                let top = self.word(frame, pointer).filter(|p| *p != 0);
+                let awaits = top.and_then(|p| self.word(p.checked_sub(above)?, 0));
+                pending(frame, awaits.map(|a| a & !STACKREF_TAG))
             }
         }
     }

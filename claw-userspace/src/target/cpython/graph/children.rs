@@ -2,6 +2,8 @@
 //! layout; of the rest every word that points to an object counts, within the
 //! object's own size.
 
+use claw_common::python::STACKREF_TAG;
+
 use super::kind::Kind;
 use crate::target::{
     cpython::{
@@ -43,6 +45,10 @@ const CODE_FIELDS: u64 = 128;
 /// `stacktop` (`Include/internal/pycore_frame.h`).
 const MODERN_FRAME: u64 = 72;
 const STACKTOP: u64 = 64;
+/// From 3.14 on: in place of `stacktop` an address, null while it runs
+/// (`pycore_interpframe_structs.h`).
+const TAGGED_FRAME: u64 = 80;
+const STACKPOINTER: u64 = 64;
 
 /// An object to be read.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +134,11 @@ impl<M: Memory> Children<'_, M> {
         }
         let words = size.saturating_sub(own) / 8;
         let dict = t.dict_offset;
+        // Of references in frames.
+        let tag = if self.objects.layout.minor >= 14 { STACKREF_TAG } else { 0 };
         self.words(at.saturating_add(own), words.min(MOST_WORDS), |i, w| {
             let offset = own + i * 8;
+            let w = w & !tag;
             f(if dict != 0 && offset == dict { Edge::Namespace } else { Edge::Slot(offset) }, w);
         });
     }
@@ -143,13 +152,21 @@ impl<M: Memory> Children<'_, M> {
     /// `_PyInterpreterFrame.stacktop`, or its variables while it runs.
     fn locals(&self, at: u64, basic_size: u64) -> u64 {
         const MOST: u64 = 1 << 12;
-        let frame = at.saturating_add(basic_size).saturating_sub(MODERN_FRAME);
-        let top = self.word(frame, STACKTOP).map_or(u64::MAX, |w| w & 0xffff_ffff);
+        let locals = at.saturating_add(basic_size);
+        let tagged = self.objects.layout.minor >= 14;
+        let frame = locals.saturating_sub(if tagged { TAGGED_FRAME } else { MODERN_FRAME });
+        let top = if tagged {
+            let top = self.word(frame, STACKPOINTER);
+            top.and_then(|p| Some(p.checked_sub(locals)? / 8)).unwrap_or(u64::MAX)
+        } else {
+            self.word(frame, STACKTOP).map_or(u64::MAX, |w| w & 0xffff_ffff)
+        };
         if top <= MOST {
             return top;
         }
         let code = if self.objects.layout.minor == 11 { 32 } else { 0 };
-        self.word(frame, code).map_or(0, |code| local_names(&self.objects, code).len() as u64)
+        let code = self.word(frame, code).map(|code| code & !STACKREF_TAG);
+        code.map_or(0, |code| local_names(&self.objects, code).len() as u64)
     }
 
     /// The attributes of an instance whose dict is managed by its type

@@ -1,5 +1,7 @@
 //! Under which name an object is held by another.
 
+use claw_common::python::STACKREF_TAG;
+
 use super::{BUFFER, Graph, Node, children::Edge, kind::Kind};
 use crate::target::{
     cpython::{layout, threads::local_names},
@@ -102,7 +104,7 @@ impl<M: Memory> Graph<'_, M> {
             return name("cache");
         }
         if t.flags & layout::flags::TUPLE_SUBCLASS != 0 {
-            return match offset.checked_sub(24).map(|o| o / 8) {
+            return match offset.checked_sub(self.objects().layout.tuple_items).map(|o| o / 8) {
                 Some(i) if i < 8 => Label::Key(i.to_string()),
                 _ => Label::Each,
             };
@@ -133,10 +135,11 @@ impl<M: Memory> Graph<'_, M> {
         let (first, code) = match minor {
             ..=10 => (basic_size.checked_sub(8)?, 32),
             11 => (basic_size, basic_size.checked_sub(72)? + 32),
-            _ => (basic_size, basic_size.checked_sub(72)?),
+            12 | 13 => (basic_size, basic_size.checked_sub(72)?),
+            _ => (basic_size, basic_size.checked_sub(80)?),
         };
         let i = offset.checked_sub(first)? / 8;
-        let code = objects.memory.u64_at(at.checked_add(code)?).ok()?;
+        let code = objects.memory.u64_at(at.checked_add(code)?).ok()? & !STACKREF_TAG;
         local_names(&objects, code).into_iter().nth(usize::try_from(i).ok()?)?
     }
 
