@@ -25,6 +25,7 @@ fn window(python: &PathBuf, windows: Arc<PyWindows>) -> PyWindow {
         windows,
         types: vec!["dict".to_owned(), "list".to_owned()],
         containers: addresses.as_array().unwrap().iter().map(|a| a.as_u64().unwrap()).collect(),
+        allocators: false,
         rules: vec![(0, Rule::Local("tenant_id".to_owned()))],
         cost: HitCost { emulated: 1500.0, stepped: 1500.0 },
         max_overhead: 1.0,

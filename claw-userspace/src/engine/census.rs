@@ -91,8 +91,10 @@ pub fn findings(
     // What comes with the service's own objects, or with what grows outside
     // the pools, is theirs; of the rest one is named.
     let is_other = |g: &&Growing<'_>| !is_own(g.name) && g.objects_per_minute > own * COMPANIONS;
+    // … unless windows have told who makes it.
+    let told = |name: &str| p.writers.of(name).is_some_and(|w| !w.leaking().is_empty());
     let others: Vec<&Growing<'_>> =
-        growing.iter().filter(is_other).filter(|_| outside.is_none()).collect();
+        growing.iter().filter(is_other).filter(|g| outside.is_none() || told(g.name)).collect();
     let other = outermost(&others).map(|g| g.name);
     for g in growing.iter().filter(|g| is_own(g.name) || other == Some(g.name)) {
         found.extend(scope.heap(g, all_bytes));

@@ -18,6 +18,7 @@ mod nativegain;
 mod nativewindow;
 mod owner;
 mod pygain;
+mod pyready;
 mod pystacks;
 mod pystores;
 mod python;

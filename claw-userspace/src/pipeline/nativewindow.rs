@@ -22,8 +22,9 @@ use super::{
     clock::monotonic_ns,
     duty::{Duty, lost_ns},
     nativegain::{Gain, Left, gains},
+    pyready::{learn_node, target},
     pystacks::Stacks,
-    pywindow::{LOOK, NoWindow, SAVED_NS, Watch, gone, learn_node, target},
+    pywindow::{LOOK, NoWindow, SAVED_NS, Watch, gone},
     windows::{INDIRECT, Usage},
 };
 use crate::{

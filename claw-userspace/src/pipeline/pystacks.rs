@@ -4,7 +4,7 @@
 use claw_common::{PyEntry, PyFrame, RecordedLabel};
 use rustc_hash::FxHashMap;
 
-use super::pywindow::local;
+use super::pyready::local;
 use crate::{
     probe::PyWindows,
     report::clean::clean,

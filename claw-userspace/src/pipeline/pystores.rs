@@ -23,17 +23,13 @@ pub struct Stores<'a> {
     windows: &'a PyWindows,
     pid: u32,
     /// With how each is read.
-    containers: Vec<(u64, PyStore)>,
+    containers: &'a [(u64, PyStore)],
     set: Option<Stored>,
 }
 
 impl<'a> Stores<'a> {
-    /// Of `containers`, the one that grows fastest first, those that can be
-    /// watched.
-    pub fn of(windows: &'a PyWindows, pid: u32, live: &LivePython, containers: &[u64]) -> Self {
-        let objects = live.objects();
-        let watched = containers.iter().filter_map(|at| Some((*at, store(&objects, *at)?)));
-        let containers = watched.take(pystore::MOST).collect();
+    /// `containers` as [`readable`] gives them.
+    pub fn new(windows: &'a PyWindows, pid: u32, containers: &'a [(u64, PyStore)]) -> Self {
         Self { windows, pid, containers, set: None }
     }
 
@@ -41,7 +37,7 @@ impl<'a> Stores<'a> {
     /// When the kernel refuses: then it is only seen who allocates.
     pub fn set(&mut self) -> Result<(), ProbeError> {
         if !self.containers.is_empty() {
-            self.set = Some(self.windows.watch(self.pid, &self.containers)?);
+            self.set = Some(self.windows.watch(self.pid, self.containers)?);
         }
         Ok(())
     }
@@ -70,6 +66,14 @@ impl<'a> Stores<'a> {
         let known = || self.windows.entry(self.pid, PyStore::key(element));
         last.get(&element).copied().or_else(known)
     }
+}
+
+/// Of `containers`, the one that grows fastest first, those that can be watched,
+/// with how each is read.
+pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
+    let objects = live.objects();
+    let watched = containers.iter().filter_map(|at| Some((*at, store(&objects, *at)?)));
+    watched.take(pystore::MOST).collect()
 }
 
 /// How what comes to a container is read; `None` for one that keeps no order.

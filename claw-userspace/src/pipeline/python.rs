@@ -93,6 +93,8 @@ struct Windows {
     duty: Option<Duty>,
     open: Option<(On, Open)>,
     max_overhead: f64,
+    /// Containers alone do not tell who makes what stays.
+    allocators: bool,
     rules: Vec<(u8, Rule)>,
     /// Objects with a known writer, by type, since the last rest.
     known: FxHashMap<String, u64>,
@@ -177,6 +179,7 @@ impl WatchedPython {
                 duty,
                 open: None,
                 max_overhead: options.max_overhead,
+                allocators: false,
                 rules: owner.inside,
                 known: FxHashMap::default(),
                 rest_until_ns: 0,
@@ -285,8 +288,16 @@ impl WatchedPython {
         fastest.sort_unstable_by(|a, b| b.cmp(a));
         let containers = fastest.into_iter().map(|(_, at)| at).collect();
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
-        let max_overhead = w.max_overhead;
-        let watch = Watch { process, windows, types, containers, rules, cost, max_overhead };
+        let watch = Watch {
+            process,
+            windows,
+            types,
+            containers,
+            allocators: w.allocators,
+            rules,
+            cost,
+            max_overhead: w.max_overhead,
+        };
         w.open = Some((On::Objects, Open::start(watch, On::Objects, duty)));
     }
 
@@ -306,8 +317,16 @@ impl WatchedPython {
         let Some(windows) = load() else { return };
         w.native.opened += 1;
         let (process, rules) = (self.live.process.clone(), w.rules.clone());
-        let (types, containers, max_overhead) = (Vec::new(), Vec::new(), w.max_overhead);
-        let watch = Watch { process, windows, types, containers, rules, cost, max_overhead };
+        let watch = Watch {
+            process,
+            windows,
+            types: Vec::new(),
+            containers: Vec::new(),
+            allocators: false,
+            rules,
+            cost,
+            max_overhead: w.max_overhead,
+        };
         w.open = Some((On::Native, Open::start(watch, On::Native, duty)));
     }
 
@@ -328,6 +347,7 @@ impl WatchedPython {
                 (w.duty, w.refused) = (Some(duty), None);
                 match &seen {
                     Seen::Objects(seen) => {
+                        w.allocators |= seen.gains.iter().any(|g| !g.held || g.is_unclear());
                         for gain in &seen.gains {
                             *w.known.entry(gain.type_name.clone()).or_default() += gain.entered;
                         }
@@ -348,7 +368,10 @@ impl WatchedPython {
                 w.duty = Some(duty);
                 let again = monotonic_ns() + AGAIN_NS;
                 match on {
-                    On::Objects => (w.rest_until_ns, w.opened) = (again, w.opened - 1),
+                    On::Objects => {
+                        (w.rest_until_ns, w.opened) = (again, w.opened - 1);
+                        w.allocators = true;
+                    }
                     On::Native => {
                         (w.native.rest_until_ns, w.native.opened) = (again, w.native.opened - 1);
                     }

@@ -48,7 +48,7 @@ const WITHOUT_MULTI: &str = "CLAW_EBPF_WITHOUT_UPROBE_MULTI";
 
 /// Attached probes: dropping them detaches, which blocks until no CPU is
 /// inside.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Links {
     /// Links before the perf events they are on.
     fds: Vec<OwnedFd>,

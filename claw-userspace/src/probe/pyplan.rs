@@ -61,7 +61,7 @@ pub struct PyPlan {
 }
 
 impl PyPlan {
-    /// Of `deallocs`, the `tp_dealloc` of types as it is in memory, one that is
+    /// Without anything to see it is empty. Of `deallocs`, the `tp_dealloc` of types as it is in memory, one that is
     /// not in this file is left out: see [`Self::sees_end`].
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl PyPlan {
                 plan.functions.push(name);
             }
         }
-        if plan.places.is_empty() {
+        if plan.places.is_empty() && !passes.is_empty() {
             return Err(format!("{} exports no allocator that could be probed", python.file));
         }
         for dealloc in deallocs {

@@ -122,6 +122,9 @@ impl PyWindows {
                 maps.types.insert(key(pid, *address), word, 0).map_err(at)?;
             }
         }
+        if plan.places.is_empty() {
+            return Ok(Links::default());
+        }
         self.program
             .attach(pid, &plan.file, &plan.places)
             .map_err(|source| ProbeError::Window { pid, source })

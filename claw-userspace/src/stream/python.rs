@@ -45,6 +45,13 @@ pub struct PyGain {
     pub by: Vec<PyWriter>,
 }
 
+impl PyGain {
+    /// Too few of them have a known writer.
+    pub fn is_unclear(&self) -> bool {
+        self.entered * 5 < self.stayed * 4
+    }
+}
+
 /// Who allocated them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PyWriter {
