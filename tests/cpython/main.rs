@@ -15,4 +15,5 @@ mod interpreters;
 mod layouts;
 mod lists;
 mod pythons;
+mod remote;
 mod unusual;

@@ -152,7 +152,7 @@ pub fn python(bytes: &[u8]) -> [usize; 3] {
     else {
         return found;
     };
-    let Some(layout) = Layout::of(8 + version % 6) else { return found };
+    let Some(layout) = Layout::of(8 + version % 8) else { return found };
     let memory = heap(bytes, layout);
     let at = |i: usize| {
         let byte = u64::from(addresses[i]);

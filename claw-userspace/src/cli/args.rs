@@ -86,6 +86,13 @@ pub struct WatchArgs {
     #[arg(long, default_value = "0", value_parser = pause, value_name = "TIME")]
     pub max_pause: Duration,
 
+    /// Let a CPython process (3.14 and later) run scripts: `gc.collect()` before a
+    /// census when something grows, so that garbage that waits for the collector
+    /// is not taken for a leak. This writes into the target's memory, and a file
+    /// into its /tmp that is removed again
+    #[arg(long)]
+    pub allow_remote_exec: bool,
+
     /// Watch the children of the processes as well (and theirs), those that are
     /// there and those that come: the workers of gunicorn, uvicorn, Celery …
     #[arg(long)]
@@ -176,6 +183,7 @@ impl WatchArgs {
             max_overhead: self.max_overhead,
             heap_rate: self.heap_rate,
             max_pause: self.max_pause,
+            remote_exec: self.allow_remote_exec,
             children: self.children,
             exact,
             environment: self.env.clone(),

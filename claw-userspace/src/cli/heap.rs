@@ -50,6 +50,11 @@ pub struct Args {
     #[arg(long, default_value = "0", value_parser = pause, value_name = "TIME")]
     max_pause: Duration,
 
+    /// Have the process (CPython 3.14 and later) collect its garbage first. This
+    /// writes into its memory, and a file into its /tmp that is removed again
+    #[arg(long, conflicts_with = "core")]
+    allow_remote_exec: bool,
+
     /// Show the change since an earlier heap profile in pprof's format: one
     /// that this verb wrote, or the service's own
     #[arg(long, value_name = "FILE")]
@@ -100,6 +105,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "--holders needs a copy of the process, for which it is stopped for a moment: say for \
              how long at most with --max-pause TIME, e.g. 200ms"
         );
+    }
+    if let (true, Some(pid)) = (args.allow_remote_exec, args.pid)
+        && let Err(why) = heap::collect(pid)
+    {
+        eprintln!("claw-ebpf: --allow-remote-exec: process {pid}: {why}");
+        return Ok(Exit::NoVerdict);
     }
     let mut snapshot = heap::read(&source, by, args.holders.then_some(args.max_pause))?;
     if let Some((_, why)) = snapshot.cannot.iter().find(|(what, _)| *what == by) {

@@ -19,7 +19,10 @@ use crate::{
     symbol::Location,
     target::{
         core::CoreError,
-        cpython::{graph::paths::TypeHolders, live::LiveError},
+        cpython::{
+            graph::paths::TypeHolders,
+            live::{LiveError, LivePython},
+        },
         go::{
             binary::GoBinary,
             memprofile::ProfileError,
@@ -112,6 +115,20 @@ impl HeapError {
             _ => false,
         }
     }
+}
+
+/// Longest that a garbage collection which was asked for may take.
+const LONGEST_COLLECTION: Duration = Duration::from_secs(30);
+
+/// Have a CPython process collect its garbage; gives how many objects it found
+/// unreachable.
+///
+/// # Errors
+/// In one line, why it was not done.
+pub fn collect(pid: u32) -> Result<u64, String> {
+    let process = Process::open(pid).map_err(|e| e.to_string())?;
+    let live = LivePython::open(process).map_err(|e| e.to_string())?;
+    live.collect(LONGEST_COLLECTION).map(|(found, _)| found).map_err(|e| e.to_string())
 }
 
 /// Look at the heap once. The runtime decides how. Names of types cost time, so

@@ -23,6 +23,7 @@ mod pystacks;
 mod pystores;
 mod python;
 pub mod pywindow;
+mod remote;
 mod replay;
 mod screen;
 mod session;
@@ -64,6 +65,8 @@ pub struct Options {
     pub heap_rate: Option<u64>,
     /// Longest that a CPython process may be stopped to be copied; zero: never.
     pub max_pause: Duration,
+    /// Have CPython processes collect their garbage where something grows.
+    pub remote_exec: bool,
     /// Watch what descends from the processes asked for as well.
     pub children: bool,
     /// Count every allocation in windows.

@@ -17,6 +17,7 @@ use super::{
     holders::Looks,
     owner::Owner,
     pywindow::{self, NoWindow, On, Open, Seen, Watch},
+    remote::{self, Collections},
 };
 use crate::{
     probe::{HitCost, PyWindows},
@@ -71,6 +72,7 @@ pub struct WatchedPython {
     growing: FxHashMap<u64, Streak>,
     windows: Windows,
     holders: Looks,
+    collections: Collections,
     threads: Crowd,
     tasks: Crowd,
     rules: Vec<(u8, Rule)>,
@@ -138,6 +140,8 @@ impl WatchedPython {
         if let Err(why) = live.knows_flows() {
             blocked.push(Blocked { what: "threads and asyncio tasks".into(), why });
         }
+        let door = live.door();
+        blocked.extend(remote::blocked(options.remote_exec, &door));
         if live.interpreters() > 1 {
             blocked.push(Blocked {
                 what: "allocation sites and tenants in sub-interpreters".into(),
@@ -172,6 +176,7 @@ impl WatchedPython {
             elements: FxHashMap::default(),
             growing: FxHashMap::default(),
             holders: Looks::default(),
+            collections: Collections::new(options.remote_exec, options.max_overhead, &door),
             threads: Crowd::default(),
             tasks: Crowd::default(),
             rules: owner.inside.clone(),
@@ -204,8 +209,9 @@ impl WatchedPython {
         (!self.live.is_same_program()).then_some("it replaced its program (exec)")
     }
 
-    /// What it uses now, and a census when one is called for.
-    pub fn look(&mut self) -> Vec<Item> {
+    /// What it uses now, and a census when one is called for. `grows`: something
+    /// is found to.
+    pub fn look(&mut self, grows: bool) -> Vec<Item> {
         let pid = self.live.process.pid;
         let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
         let t_ns = monotonic_ns();
@@ -224,6 +230,9 @@ impl WatchedPython {
         if t_ns < self.not_before_ns || !(changed || self.skipped + 1 >= AT_LEAST_EVERY) {
             self.skipped += 1;
             return items;
+        }
+        if grows {
+            items.extend(self.collections.run(&self.live.process));
         }
         // A process that is gone is found out elsewhere.
         if let Ok(taken) = self.live.census() {

@@ -142,8 +142,9 @@ impl Live<'_> {
                 self.sink.put(item);
             }
         }
-        for python in self.pythons.values_mut() {
-            for item in python.look() {
+        for (pid, python) in &mut self.pythons {
+            let grows = self.sink.grows_outside(*pid) || !self.sink.growing_types(*pid).is_empty();
+            for item in python.look(grows) {
                 self.sink.put(item);
             }
         }

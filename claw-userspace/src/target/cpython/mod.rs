@@ -14,6 +14,7 @@ pub mod members;
 pub mod object;
 pub mod pool;
 pub mod regions;
+pub mod remote;
 pub mod running;
 pub mod threads;
 pub mod types;
