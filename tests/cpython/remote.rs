@@ -63,6 +63,12 @@ fn garbage_is_collected_where_that_is_allowed() {
         assert!(why.contains("ZeroDivisionError"), "{at}: {why}");
         assert_eq!(live.run("answer = '3'", WITHIN).unwrap().answer, "3", "{at}");
 
+        let found = heap::tracemalloc(pid, Duration::from_millis(300)).unwrap();
+        assert!(found.blocked[0].why.contains("off again"), "{at}: {:?}", found.blocked);
+        assert!(found.samples.iter().all(|s| s.stack.len() == 1), "{at}");
+        let asked = "import tracemalloc\nanswer = str(tracemalloc.is_tracing())";
+        assert_eq!(live.run(asked, WITHIN).unwrap().answer, "False", "{at}");
+
         let forbidden = [("PYTHON_DISABLE_REMOTE_DEBUG", "1")];
         let (running, live) = start(&python, "busy", &forbidden);
         let why = live.collect(WITHIN).unwrap_err();

@@ -17,7 +17,11 @@ use claw_ebpf::{
     },
 };
 
-use super::{Exit, args::pause, not_to_a_terminal, print};
+use super::{
+    Exit,
+    args::{duration, pause},
+    not_to_a_terminal, print,
+};
 
 #[derive(clap::Args)]
 #[group(skip)]
@@ -54,6 +58,11 @@ pub struct Args {
     /// writes into its memory, and a file into its /tmp that is removed again
     #[arg(long, conflicts_with = "core")]
     allow_remote_exec: bool,
+
+    /// Have its own tracemalloc on for TIME, and show by line what was allocated
+    /// meanwhile and is still in use. Slows the process down for that long
+    #[arg(long, value_parser = duration, value_name = "TIME", requires = "allow_remote_exec")]
+    tracemalloc: Option<Duration>,
 
     /// Show the change since an earlier heap profile in pprof's format: one
     /// that this verb wrote, or the service's own
@@ -112,7 +121,16 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         eprintln!("claw-ebpf: --allow-remote-exec: process {pid}: {why}");
         return Ok(Exit::NoVerdict);
     }
-    let mut snapshot = heap::read(&source, by, args.holders.then_some(args.max_pause))?;
+    let mut snapshot = match (args.tracemalloc, args.pid) {
+        (Some(time), Some(pid)) => match heap::tracemalloc(pid, time) {
+            Ok(snapshot) => snapshot,
+            Err(why) => {
+                eprintln!("claw-ebpf: --tracemalloc: process {pid}: {why}");
+                return Ok(Exit::NoVerdict);
+            }
+        },
+        _ => heap::read(&source, by, args.holders.then_some(args.max_pause))?,
+    };
     if let Some((_, why)) = snapshot.cannot.iter().find(|(what, _)| *what == by) {
         let name = args.by.to_possible_value().map(|v| v.get_name().to_owned());
         eprintln!("claw-ebpf: --by {}: {why}", name.unwrap_or_default());

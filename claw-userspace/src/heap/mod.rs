@@ -6,6 +6,7 @@
 
 mod cpython;
 mod go;
+mod inside;
 mod rows;
 mod since;
 
@@ -33,6 +34,7 @@ use crate::{
 };
 
 pub use crate::target::Source;
+pub use inside::tracemalloc;
 
 /// What rows are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
