@@ -16,7 +16,7 @@ pub fn confidence(s: &Standing) -> f64 {
     }
     // How far beyond chance, 0 to 1.
     let sure = (s.p.max(SUREST).log10() / SUREST.log10()).clamp(0.0, 1.0);
-    if s.with_baseline { 0.95 + 0.03 * sure } else { 0.82 + 0.14 * sure }
+    if s.with_baseline { 0.95 + 0.03 * sure } else { 0.90 + 0.07 * sure }
 }
 
 /// By percent per minute of a fixed level: high from the threshold on, medium

@@ -28,12 +28,12 @@ pub struct Fit {
     pub load_rise: f64,
     /// Load-adjusted means of the thirds of the window.
     pub thirds: [f64; 3],
-    /// Of the rises between six blocks of the window, the middle one as a share
-    /// of their mean: 1 for a line, 0 where one or two steps make the growth or
+    /// Of the changes between six blocks of the window, the middle one as a
+    /// share of their mean: 1 for a line, 0 where one or two steps make the growth or
     /// one step explains the window as well as the line.
     pub even: f64,
     /// Share of the growth that the tenth of the changes from bin to bin that
-    /// are largest makes, falls set off against rises.
+    /// are largest makes, those the other way set off.
     pub jumps: f64,
     /// Bins.
     pub n: usize,
@@ -257,7 +257,7 @@ impl Window {
         let mut rises: [f64; BLOCKS - 1] = std::array::from_fn(|k| level[k + 1] - level[k]);
         let whole: f64 = rises.iter().sum();
         rises.sort_unstable_by(f64::total_cmp);
-        if whole > 0.0 { rises[BLOCKS / 2 - 1] / (whole / rises.len() as f64) } else { 0.0 }
+        if whole != 0.0 { rises[BLOCKS / 2 - 1] / (whole / rises.len() as f64) } else { 0.0 }
     }
 
     /// See [`Fit::jumps`].
@@ -310,7 +310,7 @@ impl Window {
         // Numbers are stored with 24 bits: less cannot be told from nothing.
         let least = start.abs().max(1.0) * 1e-6;
         let sigma = (squares / n as f64).sqrt();
-        let rising = line.slope > sigma;
+        let moves = line.slope.abs() > sigma;
         Fit {
             slope: line.slope / self.span,
             se: line.se.max(least) / self.span,
@@ -322,8 +322,8 @@ impl Window {
             by_load,
             load_rise: self.load_rise(middle),
             thirds,
-            even: if rising && self.best_step() > squares { self.evenness() } else { 0.0 },
-            jumps: if rising { self.jumps(line.slope) } else { 1.0 },
+            even: if moves && self.best_step() > squares { self.evenness() } else { 0.0 },
+            jumps: if moves { self.jumps(line.slope) } else { 1.0 },
             n,
         }
     }

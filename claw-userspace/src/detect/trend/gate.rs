@@ -1,12 +1,13 @@
 //! What a significant slope has to pass before it is growth for good.
 
-use super::{Fit, Layers, Life, Notes, Profile, WINDOWS};
+use super::{Fit, LONG_RING, Layers, Life, Lives, Notes, Profile, RINGS, WINDOWS};
 
 /// False alarms that chance may make of a series in a day, all windows
 /// together, if its noise were as assumed.
 const CHANCE_PER_DAY: f64 = 0.01;
-/// Least growth of the envelope within a window, as a share of the level.
-const LEAST: f64 = 0.03;
+/// Least growth of the envelope within a window, as a share of the level, by
+/// ring: what a leak that is worth finding within so short a time has grown by.
+const LEAST: [f64; RINGS.len()] = [0.12, 0.12, 0.05, 0.03];
 /// … and least rate, share of the level per second: 0.01 % per minute.
 const FLOOR: f64 = 0.0001 / 60.0;
 /// How far growth has to exceed what came and went before.
@@ -27,9 +28,16 @@ const WARM_UP_S: f64 = 43_200.0;
 /// Least growth of the last third to the one before of what is no warm-up at
 /// that age: an exponential approach over a third of its time constant has 0.9.
 const STEADY: f64 = 0.9;
+/// Most of the growth that an earlier life may have shown at the same age.
+const ANEW: f64 = 0.5;
 /// A daily cycle of a service whose load is not known, likewise.
 const DAILY: f64 = 0.25;
 const DAY_S: f64 = 86_400.0;
+
+/// Rather than a step, a staircase or a spike.
+pub fn is_slope(f: &Fit) -> bool {
+    f.even >= EVEN && f.jumps <= JUMPS
+}
 
 /// Why growth may still be something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,7 @@ pub struct Gate<'a> {
     /// Start of the window.
     pub from_s: u32,
     pub life: &'a Life,
+    pub lives: &'a Lives,
     pub loaded: bool,
     pub scale: f64,
     /// What the baseline's warm-up added within the window, bytes.
@@ -69,14 +78,15 @@ impl Gate<'_> {
         let share = (growth / base) as f32;
         notes.by_load = notes.by_load.max((f.by_load.abs() / base) as f32);
         notes.warm_up = notes.warm_up.max((self.warm / base) as f32);
-        if growth < LEAST * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
+        let least = LEAST[self.window / 2];
+        if growth < least * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
             return Judged::Nothing;
         }
         let p = f.p() * WINDOWS as f64 * DAY_S / f.span;
         if p > CHANCE_PER_DAY {
             return Judged::Nothing;
         }
-        if self.layers.step && (f.even < EVEN || f.jumps > JUMPS) {
+        if self.layers.step && !is_slope(f) {
             notes.steps = notes.steps.saturating_add(1);
             notes.step = notes.step.max(share);
             return Judged::Nothing;
@@ -104,10 +114,16 @@ impl Gate<'_> {
         // It was flat for as long before, or is old against what was seen.
         let first = self.life.level.map_or(f.start, f64::from);
         let before = f64::from(self.from_s.saturating_sub(self.life.level_s));
-        let flat = before >= f.span && (f.start - first) < 0.5 * f.slope * before;
+        // By the lower end of the slope: of many short windows some look steep.
+        let slope = f.slope - 2.0 * f.se;
+        let flat = before >= f.span && (f.start - first) < 0.5 * slope * before;
         let old = self.life.uptime.is_some_and(|u| f64::from(u) >= seen + f.span);
         let outlived = seen + f.span >= WARM_UP_S && late >= STEADY * early;
-        if !flat && !old && !outlived && f.start + growth - first < WARM_UP * base {
+        let anew = self.window >= 2 * LONG_RING && {
+            let age = self.life.age(self.from_s);
+            self.lives.grew(age, age + f.span).is_some_and(|g| g < ANEW * growth)
+        };
+        if !flat && !old && !outlived && !anew && f.start + growth - first < WARM_UP * base {
             return Some(Why::WarmUp);
         }
         // Memory is at most proportional to the load. How much of it is, a

@@ -6,11 +6,13 @@
 //! in a hundred days; no step; not slowing down; beyond what the series itself
 //! has been seen to fall within such a window (rises of that size come and go
 //! there), or beyond what the baseline did. Growth since the beginning without
-//! a baseline may be a warm-up: it counts only if its bend says that it would
-//! more than double the process.
+//! a baseline may be a warm-up: it counts only if it makes the process much
+//! larger than a warm-up does, outlives one, or an earlier life of the process
+//! did not grow so at the same age.
 
 mod fit;
 mod gate;
+mod lives;
 mod notes;
 mod profile;
 mod ring;
@@ -28,6 +30,7 @@ pub use ring::{Bin, RINGS, Ring};
 pub use standing::{Change, Standing, State};
 
 use gate::{Gate, Judged};
+use lives::Lives;
 use ring::MOST;
 
 use super::series::Point;
@@ -41,6 +44,10 @@ const HITS: [u8; RINGS.len()] = [2, 3, 4, 4];
 /// A fall to less than this share of the last hour's lowest value is a restart
 /// when the uptime is not known.
 const RESTART: f32 = 0.5;
+/// First ring whose windows are longer than bursts last. Within the hour every
+/// fall shows what comes and goes; over hours a level that falls at once says
+/// nothing of how far a slope may come back.
+const LONG_RING: usize = 2;
 /// Time constant of the smoothed load, s.
 const LOAD_S: f64 = 30.0;
 
@@ -81,6 +88,7 @@ pub struct Trend {
     /// Of this life of the process: when it was first seen (s since `t0`), its
     /// uptime then, and its level in its first minutes.
     life: Life,
+    lives: Lives,
     load: f64,
     gc_seen: bool,
     is_old: bool,
@@ -123,6 +131,7 @@ impl Trend {
             t0: 0.0,
             last: None,
             life: Life::default(),
+            lives: Lives::default(),
             load: f64::NAN,
             gc_seen: false,
             is_old: false,
@@ -170,6 +179,7 @@ impl Trend {
     }
 
     fn restart(&mut self, p: &Point) {
+        self.remember_life();
         self.begin(p);
         // Falls so far without uptime: this one is known to begin at nothing.
         self.life.uptime = Some(self.life.uptime.unwrap_or(0.0));
@@ -181,6 +191,18 @@ impl Trend {
         self.high_since = None;
         if let Some(s) = &mut self.standing {
             s.restarted();
+        }
+    }
+
+    /// Its envelope by age, from the rings that hold hours of it.
+    fn remember_life(&mut self) {
+        if self.life.uptime.is_none() {
+            return;
+        }
+        for ring in &self.rings[LONG_RING..] {
+            let mut bins = [Bin::default(); MOST];
+            let n = ring.newest(MOST, &mut bins);
+            self.lives.ended(bins[..n].iter().map(|b| (self.life.age(b.at_s), b.low)));
         }
     }
 
@@ -243,7 +265,8 @@ impl Trend {
         let w = 2 * r + usize::from(newest != SHORT);
         // Most windows are flat or fall: cheaper to see than to fit.
         let quick = quick_growth(bins);
-        if bins[0].load.is_nan() && quick < 0.01 * f64::from(bins[0].low) {
+        let news = r >= LONG_RING && -quick > f64::from(self.fell[w]);
+        if bins[0].load.is_nan() && quick < 0.01 * f64::from(bins[0].low) && !news {
             self.fall(w, -quick);
             self.miss(w, quick, now_s, n);
             return None;
@@ -251,10 +274,12 @@ impl Trend {
         let warm = self.take_warm_up(bins);
         // Within the hour the load wobbles, and memory follows as it will; over
         // the day it follows as it did in the baseline.
-        let beta = self.profile.as_ref().and_then(|p| p.beta).filter(|_| r >= 2);
+        let beta = self.profile.as_ref().and_then(|p| p.beta).filter(|_| r >= LONG_RING);
         let f = fit(bins, beta)?;
         if f.slope < 0.0 {
-            self.fall(w, -f.growth());
+            if r < LONG_RING || gate::is_slope(&f) {
+                self.fall(w, -f.growth());
+            }
             self.miss(w, f.growth(), now_s, n);
             return None;
         }
@@ -262,6 +287,7 @@ impl Trend {
             window: w,
             from_s: bins[0].at_s,
             life: &self.life,
+            lives: &self.lives,
             loaded: !bins[0].load.is_nan(),
             scale,
             warm,
@@ -314,14 +340,21 @@ impl Trend {
         self.hits[w] = 0;
         let Some(s) = &self.standing else { return };
         if s.over(w, growth, now_s, n) {
+            self.withdraw();
+        }
+    }
+
+    /// It grew by as much and stopped or came back: no more than that is news.
+    /// But a process warms up once in its life.
+    fn withdraw(&mut self) {
+        let Some(s) = self.standing.take() else { return };
+        if s.why != Some(Why::WarmUp) {
             let grew = s.grew() as f32;
-            // It grows by as much and stops: no more than that is news.
             for fell in &mut self.fell[s.window..] {
                 *fell = fell.max(grew / gate::BEYOND as f32);
             }
-            self.notes.levelled = self.notes.levelled.saturating_add(1);
-            self.standing = None;
         }
+        self.notes.levelled = self.notes.levelled.saturating_add(1);
     }
 
     /// Take off what the warm-up of the baseline adds within the window; gives
@@ -370,8 +403,7 @@ impl Trend {
         if let Some(s) = &self.standing
             && s.fell_back(newest.low)
         {
-            self.notes.levelled = self.notes.levelled.saturating_add(1);
-            self.standing = None;
+            self.withdraw();
         }
         let n = self.rings[3].newest(MOST, &mut bins);
         if n == RINGS[3].1 {
