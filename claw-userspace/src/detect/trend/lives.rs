@@ -1,8 +1,9 @@
 //! How large a process was at each age in its earlier lives: growth that it did
 //! not show then is no warm-up.
 
-/// Cells of age: two to each doubling, from ten minutes to more than a day.
-const CELLS: usize = 16;
+/// Cells of age: two to each doubling, from ten minutes to eleven hours, by when
+/// a warm-up is over.
+const CELLS: usize = 12;
 const FIRST_S: f64 = 600.0;
 
 /// Lowest level at each age among the lives that ended, bytes; infinite where

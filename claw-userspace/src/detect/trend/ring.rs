@@ -27,35 +27,27 @@ pub struct Ring {
     bins: Vec<Bin>,
     /// Index of the oldest once the ring is full.
     head: u8,
-    open: Option<Bin>,
-    /// Number of the open bin since the series began.
-    number: u32,
+    is_open: bool,
+    /// The bin that still takes values.
+    open: Bin,
 }
 
 impl Ring {
     /// Add a value; true when that closed a bin. `lowest`: of the values in a
     /// bin the lowest counts, else the latest.
     pub fn put(&mut self, (width, keep): (u32, usize), value: Bin, lowest: bool) -> bool {
-        let number = value.at_s / width;
-        match &mut self.open {
-            Some(open) if self.number == number => {
-                if value.low < open.low || !lowest {
-                    *open = value;
-                }
-                false
+        let first = !std::mem::replace(&mut self.is_open, true);
+        if !first && self.open.at_s / width == value.at_s / width {
+            if value.low < self.open.low || !lowest {
+                self.open = value;
             }
-            Some(open) => {
-                let closed = std::mem::replace(open, value);
-                self.number = number;
-                self.push(closed, keep);
-                true
-            }
-            None => {
-                self.open = Some(value);
-                self.number = number;
-                false
-            }
+            return false;
         }
+        let closed = std::mem::replace(&mut self.open, value);
+        if !first {
+            self.push(closed, keep);
+        }
+        !first
     }
 
     fn push(&mut self, bin: Bin, keep: usize) {
@@ -89,7 +81,7 @@ impl Ring {
     pub fn clear(&mut self) {
         self.bins.clear();
         self.head = 0;
-        self.open = None;
+        self.is_open = false;
     }
 
     pub fn heap_bytes(&self) -> usize {
