@@ -128,3 +128,36 @@ fn memory_is_bounded_and_the_same_input_gives_the_same() {
     assert_eq!(run(), run());
     assert!(run().1 <= 2048, "{} bytes", run().1);
 }
+
+#[test]
+fn a_warm_up_that_ended_hides_no_leak() {
+    let filled = |m: f64| 1.0 + 0.8 * (1.0 - (-m / 60.0).exp());
+    let healthy = series(40, filled);
+    assert_eq!(leaks(&healthy, &mut plain()), [] as [f64; 0]);
+    let leaking = series(40, |m| filled(m) + 0.0008 * (m - 900.0).max(0.0));
+    let at = leaks(&leaking, &mut plain());
+    assert!(at.len() == 1 && (900.0..1700.0).contains(&at[0]), "{at:?}");
+}
+
+#[test]
+fn a_level_that_fell_at_once_hides_no_leak() {
+    let dropped = |m: f64| if m < 300.0 { 1.5 } else { 1.0 };
+    assert_eq!(leaks(&series(40, dropped), &mut plain()), [] as [f64; 0]);
+    let leaking = series(40, |m| dropped(m) + 0.0008 * (m - 420.0).max(0.0));
+    let at = leaks(&leaking, &mut plain());
+    assert!(at.len() == 1 && (420.0..1000.0).contains(&at[0]), "{at:?}");
+}
+
+#[test]
+fn growth_that_an_earlier_life_did_not_show_is_no_warm_up() {
+    // A life of ten hours, and another: the cache fills in both.
+    let filled = |m: f64| 1.0 + 0.15 * (1.0 - (-m / 60.0).exp());
+    let lives = |second: &dyn Fn(f64) -> f64| {
+        let mut points = series(20, |m| if m < 600.0 { filled(m) } else { second(m - 600.0) });
+        points.iter_mut().for_each(|p| p.uptime = p.t % 36_000.0);
+        leaks(&points, &mut plain())
+    };
+    assert_eq!(lives(&filled), [] as [f64; 0]);
+    let at = lives(&|m| filled(m) + 0.0008 * m);
+    assert!(at.len() == 1 && (600.0..1100.0).contains(&at[0]), "{at:?}");
+}
