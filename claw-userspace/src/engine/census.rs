@@ -6,9 +6,9 @@ use crate::{
     detect::{Rise, rise},
     explain::python_remedy,
     ledger::{Held, Process, TypeHistory, Writer},
-    report::{clean::clean, model},
+    report::{clean::clean, holder::root, model},
     stream::Session,
-    target::cpython::object::is_own,
+    target::cpython::{graph::paths::Path, object::is_own},
 };
 
 use super::{assemble::timestamp, holder, native, writer};
@@ -131,7 +131,10 @@ impl Scope<'_> {
     fn heap(&self, g: &Growing<'_>, all_bytes: f64) -> Vec<(String, model::Finding)> {
         let key = format!("{}/census/{}", self.process.info.pid, g.name);
         let mut whole = self.whole(g, all_bytes);
-        if let Some(held) = self.process.holders.of(g.name) {
+        // Of a single look the largest may be a cache that is full.
+        let grows = whole.holder.as_ref().map(|h| h.root.clone());
+        let likely = |path: &Path| grows.as_ref() == Some(&root(path));
+        if let Some(held) = self.process.holders.of(g.name, likely) {
             holder::apply(&mut whole, &held, &clean(g.name));
         }
         let Some(written) = self.process.writers.of(g.name) else { return vec![(key, whole)] };

@@ -61,9 +61,9 @@ impl Holders {
         }
     }
 
-    /// The way of the type that grew most; with one look, that with most
-    /// objects.
-    pub fn of(&self, type_name: &str) -> Option<HeldBy<'_>> {
+    /// The way of the type that grew most; with one look one that is `likely`,
+    /// or else that with most objects.
+    pub fn of(&self, type_name: &str, likely: impl Fn(&Path) -> bool) -> Option<HeldBy<'_>> {
         let looks = self.types.get(type_name)?;
         let (pause_ns, bytes, gc_off) = self.last?;
         let before =
@@ -75,7 +75,7 @@ impl Holders {
             .last
             .paths
             .iter()
-            .max_by_key(|p| (if compared { by(p) } else { 0 }, p.objects))?;
+            .max_by_key(|p| (if compared { by(p) } else { 0 }, likely(p), p.objects))?;
         Some(HeldBy {
             path,
             all: looks.last.objects,
@@ -112,12 +112,16 @@ mod tests {
     #[test]
     fn what_grew_is_told_from_what_was_there() {
         let mut h = Holders::default();
-        assert!(h.of("T").is_none());
+        let any = |_: &Path| false;
+        assert!(h.of("T", any).is_none());
         h.add(look(vec![path("app.TABLE", 9000), path("app.LEAK", 100)]));
-        let of = h.of("T").unwrap();
+        let of = h.of("T", any).unwrap();
         assert_eq!((of.path.root.as_str(), of.grown, of.all), ("app.TABLE", None, 9100));
+        // What is known to grow is not the largest.
+        let of = h.of("T", |p| p.root == "app.LEAK").unwrap();
+        assert_eq!((of.path.root.as_str(), of.grown, of.all), ("app.LEAK", None, 9100));
         h.add(look(vec![path("app.TABLE", 9000), path("app.LEAK", 300)]));
-        let of = h.of("T").unwrap();
+        let of = h.of("T", |p| p.root == "app.TABLE").unwrap();
         assert_eq!((of.path.root.as_str(), of.grown), ("app.LEAK", Some((200, 200))));
         assert_eq!((h.pauses, h.paused_ns), (2, 10));
     }
@@ -127,9 +131,9 @@ mod tests {
         let unreachable = Path { kind: RootKind::Unreachable, objects: 7, ..Path::default() };
         let mut h = Holders::default();
         h.add(HoldersItem { whole: false, ..look(vec![unreachable.clone()]) });
-        assert!(h.of("T").is_none());
+        assert!(h.of("T", |_| false).is_none());
         let mut h = Holders::default();
         h.add(look(vec![unreachable]));
-        assert_eq!(h.of("T").unwrap().path.kind, RootKind::Unreachable);
+        assert_eq!(h.of("T", |_| false).unwrap().path.kind, RootKind::Unreachable);
     }
 }

@@ -19,8 +19,8 @@ pub fn holder(path: &Path) -> model::Holder {
     }
 }
 
-/// In words.
-fn root(path: &Path) -> String {
+/// Where a way begins, in words.
+pub fn root(path: &Path) -> String {
     let root = &path.root;
     match path.kind {
         RootKind::Global => format!("global {root}"),
