@@ -270,6 +270,9 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     if let Some(o) = f.live.oldest_s {
         live.push(format!("oldest {}", seconds(o)));
     }
+    if live.is_empty() {
+        live.push("not known of its part alone".to_owned());
+    }
     let fields = [
         ("growth", format!("{} a minute{}", growth(f), interval.unwrap_or_default())),
         ("live", live.join(", ")),
