@@ -18,7 +18,7 @@ fn objects(census: &Census, name: &str) -> u64 {
 fn counts_and_holders_of_every_python() {
     for path in all() {
         let mut running = Running::start(&path, "census.py");
-        let (said, blocks) = (running.line(), running.line());
+        let (said, blocks) = (running.line(), running.ready());
         let (python, memory) = running.open();
         let at = format!("{} {}", path.display(), python.version);
         assert_eq!(python.version.to_string(), said["version"], "{at}");

@@ -17,7 +17,7 @@ use crate::pythons::{Running, all};
 fn lines_and_locals_of_every_python() {
     for path in all() {
         let mut running = Running::start(&path, "code.py");
-        let said = running.line();
+        let said = running.ready();
         let (python, memory) = running.open();
         let at = format!("{} {}", path.display(), python.version);
         let layout = python.layout().unwrap();

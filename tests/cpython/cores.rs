@@ -30,7 +30,7 @@ fn of_core(core: &Path, exe: Option<&Path>, holders: bool) -> Result<Snapshot, H
 
 fn started(python: &Path) -> (Running, Counts) {
     let mut running = Running::start(python, "census.py");
-    let _ = (running.line(), running.line());
+    let _ = (running.line(), running.ready());
     let live = heap::read(&Source::Process(running.child.id()), By::Type, None).unwrap();
     assert!(counts(&live)["__main__.Plain"].0 == 20_000);
     (running, counts(&live))
@@ -71,7 +71,7 @@ fn dumps_of_the_kernel() {
         let mut command = Command::new(&python);
         command.arg(fixture("census.py")).stdout(Stdio::piped());
         let mut running = Running::of(dumps_core(&mut command, dir.path()));
-        let _ = (running.line(), running.line());
+        let _ = (running.line(), running.ready());
         let pid = running.child.id();
         let live = counts(&heap::read(&Source::Process(pid), By::Type, None).unwrap());
         let core = crash(&mut running.child, libc::SIGABRT, dir.path());

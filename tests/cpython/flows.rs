@@ -1,14 +1,11 @@
 //! Threads and asyncio tasks of every Python: what they were started with,
 //! where they stand, whose they are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use claw_ebpf::{
     target::{
-        cpython::{
-            flows::{Flow, Flows},
-            live::LivePython,
-        },
+        cpython::{flows::Flow, live::LivePython},
         process::Process,
     },
     tenant::Rule,
@@ -58,21 +55,6 @@ fn check(at: &str, found: &[Flow], told: &[Told]) {
     }
 }
 
-/// The main thread is still on its way to the last line when it says that it is
-/// ready.
-fn when_all_stand_still(live: &LivePython, rules: &[(u8, Rule)]) -> Flows {
-    let sleeps = line_of("# main");
-    let stands = |f: &Flow| f.at.as_ref().is_some_and(|at| at.line == sleeps);
-    for _ in 0..1000 {
-        let threads = live.threads(rules).unwrap();
-        if threads.all.iter().any(stands) {
-            return threads;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("the main thread does not get to line {sleeps}");
-}
-
 #[test]
 fn threads_and_tasks_of_every_python() {
     let names = ["tenant", "tenant_id"].map(str::to_owned);
@@ -82,9 +64,9 @@ fn threads_and_tasks_of_every_python() {
     for python in all() {
         let at = python.display().to_string();
         let mut running = Running::start(&python, "flows.py");
-        assert_eq!(running.line(), "ready");
+        assert_eq!(running.ready(), "ready");
         let live = LivePython::open(Process::open(running.child.id()).unwrap()).unwrap();
-        let threads = when_all_stand_still(&live, &rules);
+        let threads = live.threads(&rules).unwrap();
         check(&at, &threads.all, &THREADS);
         let workers = threads.all.iter().filter(|f| f.start.function == "_worker");
         assert_eq!(workers.count(), 2, "{at}: {threads:#?}");

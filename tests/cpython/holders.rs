@@ -42,7 +42,7 @@ fn every_way_of_holding_is_named() {
     let mut wrong = Vec::new();
     for python in all() {
         let mut running = Running::start(&python, "holders.py");
-        assert_eq!(running.line(), "ready");
+        assert_eq!(running.ready(), "ready");
         let at = python.display();
         let live = LivePython::open(Process::open(running.child.id()).unwrap()).unwrap();
         let held = live

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 pub use crate::interpreters::all;
@@ -49,10 +50,35 @@ impl Running {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
     }
 
+    /// The last line that the program says before it waits. Returns when all its
+    /// threads sleep: on a loaded machine it would be read halfway from the one
+    /// to the other, and what lives in between counted.
+    pub fn ready(&mut self) -> serde_json::Value {
+        let said = self.line();
+        let pid = self.child.id();
+        for _ in 0..3000 {
+            if asleep(pid) {
+                return said;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("process {pid} said {said}, but does not come to rest");
+    }
+
     pub fn open(&self) -> (Python, ProcessMemory) {
         let process = Process::open(self.child.id()).unwrap();
         (Python::of(&process).unwrap(), ProcessMemory::open(process.pid).unwrap())
     }
+}
+
+/// Whether every thread of the process sleeps, by `/proc/PID/task/TID/stat`.
+fn asleep(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before the state may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    })
 }
 
 impl Drop for Running {

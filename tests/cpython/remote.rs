@@ -23,7 +23,7 @@ fn start(python: &Path, how: &str, environment: &[(&str, &str)]) -> (Running, Li
     command.arg(fixture("garbage.py")).arg(how).stdout(Stdio::piped());
     command.envs(environment.iter().copied());
     let mut running = Running::of(&mut command);
-    assert_eq!(running.line(), "ready");
+    assert_eq!(running.ready(), "ready");
     let live = LivePython::open(Process::open(running.child.id()).unwrap()).unwrap();
     (running, live)
 }
@@ -82,7 +82,7 @@ fn garbage_is_collected_where_that_is_allowed() {
         let pid = running.child.id();
         // SAFETY: kill(2) of our own child, which was not waited for.
         unsafe { libc::kill(pid.cast_signed(), libc::SIGUSR1) };
-        assert_eq!(running.line(), "awake", "{at}");
+        assert_eq!(running.ready(), "awake", "{at}");
         assert_eq!(cycles(pid), 5_000, "{at}");
     }
 }

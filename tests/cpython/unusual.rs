@@ -20,7 +20,7 @@ fn start(python: &Path, how: &str) -> Running {
     let mut command = Command::new(python);
     let mut running =
         Running::of(command.arg(fixture("unusual.py")).arg(how).stdout(Stdio::piped()));
-    assert_eq!(running.line(), "ready");
+    assert_eq!(running.ready(), "ready");
     running
 }
 
@@ -109,7 +109,7 @@ fn an_interpreter_inside_another_program_is_read() {
             let mut command = Command::new(&program);
             command.args(arguments).env("PYTHONHOME", home).stdout(Stdio::piped());
             let mut running = Running::of(&mut command);
-            assert_eq!(running.line(), "ready");
+            assert_eq!(running.ready(), "ready");
             let pid = running.child.id();
             assert_eq!(objects(pid, "__main__.Kept"), kept, "{} {arguments:?}", python.display());
             let live = LivePython::open(Process::open(pid).unwrap()).unwrap();
@@ -141,7 +141,7 @@ fn others_are_refused_in_words() {
         let python = version.path().join("bin/python");
         let mut command = Command::new(&python);
         let mut running = Running::of(command.args(["-c", sleep]).stdout(Stdio::piped()));
-        assert_eq!(running.line(), "ready");
+        assert_eq!(running.ready(), "ready");
         let error = heap::read(&Source::Process(running.child.id()), By::Type, None).unwrap_err();
         let error = error.to_string();
         assert!(error.contains(expected) && !error.contains('\n'), "{name}: {error}");
@@ -154,7 +154,7 @@ fn others_are_refused_in_words() {
     let mut command = Command::new("/bin/sh");
     command.arg0("python3.11").args(["-c", "echo '\"ready\"'; read x"]);
     let mut running = Running::of(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    assert_eq!(running.line(), "ready");
+    assert_eq!(running.ready(), "ready");
     let error = heap::read(&Source::Process(running.child.id()), By::Type, None).unwrap_err();
     assert!(error.to_string().contains("neither a Go nor a CPython program"), "{error}");
 }
