@@ -1,7 +1,7 @@
 //! Exact mode: what the BPF side counts for every allocation and every new
 //! goroutine while a window is open, instead of sending each one.
 
-use crate::RecordedLabel;
+use crate::{RecordedLabel, WindowCost};
 
 /// Which function a probe of exact mode sits in: its attach cookie.
 #[repr(u64)]
@@ -67,12 +67,7 @@ pub struct ExactTarget {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowStat {
-    /// Probe hits, counted or not, and ns inside the program.
-    pub hits: u64,
-    pub ns: u64,
-    /// Time of the first and the latest hit, `CLOCK_MONOTONIC` ns.
-    pub first_ns: u64,
-    pub last_ns: u64,
+    pub cost: WindowCost,
     /// Not counted: no room for a new key.
     pub overflow: u64,
     /// Counted without a stack: unreadable, or its place in the map taken.

@@ -19,7 +19,7 @@ mod user;
 pub use config::{GoTarget, LabelLayout, TenantKey};
 pub use event::{EventHeader, EventKind, RecordedLabel};
 pub use exact::{ExactKey, ExactSite, ExactTarget, ExactValue, WindowStat};
-pub use loss::{Counter, LossReason, ProbeStat};
+pub use loss::{Counter, LossReason, ProbeStat, WindowCost};
 pub use native::{NativeEntry, NativeFlight, NativeSite, NativeStack, NativeStat, NativeTarget};
 pub use python::{
     PyEntry, PyFrame, PyKey, PyLocal, PySite, PyStack, PyStackKey, PyStat, PyStore, PyTarget,

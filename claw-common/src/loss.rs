@@ -34,6 +34,19 @@ pub struct ProbeStat {
     pub ns: u64,
 }
 
+/// Hits of the probes of one process's window, written down or not, and what
+/// they cost.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowCost {
+    pub hits: u64,
+    /// ns inside the programs; the traps that lead to them are not included.
+    pub ns: u64,
+    /// Time of the first and the latest hit, `CLOCK_MONOTONIC` ns.
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
 /// Length of the probe statistics, one entry per [`crate::EventKind`] value.
 pub const PROBES: u32 = 8;
 

@@ -6,7 +6,7 @@
 //! own: they replace a return address while the function runs, which C code
 //! does not look at. (Go's stacks move, CPython's windows need none.)
 
-use crate::RecordedLabel;
+use crate::{RecordedLabel, WindowCost};
 
 /// Which function a probe sits in, by its arguments: its attach cookie.
 #[repr(u64)]
@@ -99,12 +99,7 @@ pub struct NativeStack {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NativeStat {
-    /// Probe hits, written down or not, and ns inside the programs.
-    pub hits: u64,
-    pub ns: u64,
-    /// Time of the first and the latest hit, `CLOCK_MONOTONIC` ns.
-    pub first_ns: u64,
-    pub last_ns: u64,
+    pub cost: WindowCost,
     /// Written down.
     pub entries: u64,
     /// Not written down: there was no room for an entry, a call or a stack.

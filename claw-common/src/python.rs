@@ -8,7 +8,7 @@
 //! So one probe at the allocator's first instructions gives type (or size),
 //! address and stack, and no return address in the target is ever rewritten.
 
-use crate::RecordedLabel;
+use crate::{RecordedLabel, WindowCost};
 
 /// Which function a probe sits in, by its arguments: its attach cookie.
 #[repr(u64)]
@@ -200,6 +200,9 @@ impl PyStore {
     pub const DICT: u64 = 1;
     pub const DICT_LOG2: u64 = 2;
 
+    /// Where the count is: `ob_size` of a list, `ma_used` of a dict.
+    pub const COUNT: u32 = 16;
+
     pub fn new(kind: u64, count: u64) -> Self {
         let entry = PyEntry { time_ns: 0, stack: 0, label: RecordedLabel::UNSET };
         Self { count, pending: 0, kind, entry }
@@ -224,12 +227,7 @@ impl PyEntry {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PyStat {
-    /// Probe hits, written down or not, and ns inside the program.
-    pub hits: u64,
-    pub ns: u64,
-    /// Time of the first and the latest hit, `CLOCK_MONOTONIC` ns.
-    pub first_ns: u64,
-    pub last_ns: u64,
+    pub cost: WindowCost,
     /// Written down.
     pub entries: u64,
     /// Not written down: no pool of that size had a free block, so that a new

@@ -16,7 +16,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray, RingBuf},
 };
 use claw_common::{
-    Counter, EventHeader, EventKind, ProbeStat, RecordedLabel,
+    Counter, EventHeader, EventKind, ProbeStat, RecordedLabel, WindowCost,
     event::MAX_STACK,
     loss::{COUNTERS, PROBES},
 };
@@ -56,6 +56,21 @@ struct Long {
 pub fn add(p: *mut u64, n: u64) {
     // SAFETY: p points into a map value, which is aligned and outlives this.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(p, n) };
+}
+
+/// A hit of a window's probe that began at `start` is over: its program's last
+/// act. Of two times that are written at once one is as good as the other.
+#[inline(always)]
+pub fn charge(cost: *mut WindowCost, start: u64) {
+    // SAFETY: cost points into a map value, which outlives this.
+    unsafe {
+        if (*cost).first_ns == 0 {
+            (*cost).first_ns = start;
+        }
+        (*cost).last_ns = start;
+        add(&raw mut (*cost).hits, 1);
+        add(&raw mut (*cost).ns, now().wrapping_sub(start));
+    }
 }
 
 #[inline(always)]

@@ -19,7 +19,7 @@ use claw_common::{
 };
 
 use crate::{
-    emit::{add, header, now, send_counting, tgid},
+    emit::{add, charge, header, now, send_counting, tgid},
     go::{TARGETS, user_goroutine},
     labels, regs,
     user::read,
@@ -52,16 +52,8 @@ pub fn go_exact(ctx: ProbeContext) -> u32 {
     if exact.active != 0 {
         hit(&ctx, pid, exact, go, stat);
     }
-    // SAFETY: stat points to a map value of this type; the times are only
-    // written here, and one of two that are written at once is as good.
-    unsafe {
-        if (*stat).first_ns == 0 {
-            (*stat).first_ns = start;
-        }
-        (*stat).last_ns = start;
-        add(&raw mut (*stat).hits, 1);
-        add(&raw mut (*stat).ns, now().wrapping_sub(start));
-    }
+    // SAFETY: stat points to a map value of its type.
+    charge(unsafe { &raw mut (*stat).cost }, start);
     0
 }
 

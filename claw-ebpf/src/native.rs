@@ -25,7 +25,7 @@ use claw_common::{
 };
 
 use crate::{
-    emit::{add, now, tgid},
+    emit::{add, charge, now, tgid},
     python::{PY_TARGETS, innermost, keep, tenant, walk},
     regs::{self, c},
     user::read,
@@ -83,20 +83,6 @@ fn watched(pid: u32) -> Option<(&'static NativeTarget, *mut NativeStat)> {
     Some((target, NATIVE_STATS.get_ptr_mut(&pid)?))
 }
 
-#[inline(always)]
-fn account(stat: *mut NativeStat, start: u64) {
-    // SAFETY: stat points to a map value of this type; of two times that are
-    // written at once one is as good.
-    unsafe {
-        if (*stat).first_ns == 0 {
-            (*stat).first_ns = start;
-        }
-        (*stat).last_ns = start;
-        add(&raw mut (*stat).hits, 1);
-        add(&raw mut (*stat).ns, now().wrapping_sub(start));
-    }
-}
-
 /// At the first instruction of what allocates.
 #[uprobe]
 pub fn native_enter(ctx: ProbeContext) -> u32 {
@@ -105,7 +91,8 @@ pub fn native_enter(ctx: ProbeContext) -> u32 {
     if target.active == RECORDING {
         enter(&ctx, stat);
     }
-    account(stat, start);
+    // SAFETY: stat points to a map value of its type.
+    charge(unsafe { &raw mut (*stat).cost }, start);
     0
 }
 
@@ -153,7 +140,8 @@ pub fn native_leave(ctx: ProbeContext) -> u32 {
     if native.active == RECORDING {
         leave(&ctx, pid, native, stat, start);
     }
-    account(stat, start);
+    // SAFETY: stat points to a map value of its type.
+    charge(unsafe { &raw mut (*stat).cost }, start);
     0
 }
 
@@ -263,7 +251,8 @@ pub fn native_free(ctx: ProbeContext) -> u32 {
     if target.active != OFF {
         free(&ctx, pid, target.active);
     }
-    account(stat, start);
+    // SAFETY: stat points to a map value of its type.
+    charge(unsafe { &raw mut (*stat).cost }, start);
     0
 }
 

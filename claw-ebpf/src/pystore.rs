@@ -19,8 +19,6 @@ use crate::{
 #[map]
 static PY_STORES: HashMap<PyKey, PyStore> = HashMap::with_max_entries(MAX_STORES, 0);
 
-/// `ob_size` of a list and `ma_used` of a dict.
-const COUNT: u32 = 16;
 /// `PyListObject.ob_item`, `PyDictObject.ma_keys`.
 const LIST_ITEMS: u32 = 24;
 const DICT_KEYS: u32 = 32;
@@ -32,7 +30,7 @@ const SPLIT: u64 = 2;
 pub fn py_stored(ctx: PerfEventContext) -> u32 {
     // SAFETY: the kernel lets a program read its context.
     let watched = unsafe { (*ctx.ctx).addr };
-    let container = watched.wrapping_sub(u64::from(COUNT));
+    let container = watched.wrapping_sub(u64::from(PyStore::COUNT));
     while_open(|pid, target, stat, start| stored(container, pid, target, stat, start))
 }
 
@@ -40,7 +38,7 @@ pub fn py_stored(ctx: PerfEventContext) -> u32 {
 fn stored(container: u64, pid: u32, target: &PyTarget, stat: *mut PyStat, time_ns: u64) {
     let key = PyKey { address: container, tgid: pid, _pad: 0 };
     let Some(store) = PY_STORES.get_ptr_mut(&key) else { return };
-    let Some(count) = read::<u64>(container, COUNT) else { return };
+    let Some(count) = read::<u64>(container, PyStore::COUNT) else { return };
     // SAFETY: the value is of this type, and written here alone once the window
     // is open, by one thread at a time.
     let store = unsafe { &mut *store };

@@ -23,7 +23,7 @@ use claw_common::{
 };
 
 use crate::{
-    emit::{add, now, tgid},
+    emit::{add, charge, now, tgid},
     pytenant::{self, Candidate},
     regs::c,
     user::read,
@@ -77,16 +77,8 @@ pub fn while_open(f: impl FnOnce(u32, &PyTarget, *mut PyStat, u64)) -> u32 {
     if target.active != 0 {
         f(pid, target, stat, start);
     }
-    // SAFETY: stat points to a map value of this type; the times are only
-    // written here, and one of two that are written at once is as good.
-    unsafe {
-        if (*stat).first_ns == 0 {
-            (*stat).first_ns = start;
-        }
-        (*stat).last_ns = start;
-        add(&raw mut (*stat).hits, 1);
-        add(&raw mut (*stat).ns, now().wrapping_sub(start));
-    }
+    // SAFETY: stat points to a map value of its type.
+    charge(unsafe { &raw mut (*stat).cost }, start);
     0
 }
 

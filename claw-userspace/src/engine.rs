@@ -8,6 +8,7 @@ mod exact;
 mod flows;
 mod holder;
 mod native;
+mod part;
 mod series;
 mod trend;
 mod writer;

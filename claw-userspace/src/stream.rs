@@ -16,7 +16,7 @@ pub use census::{CensusItem, Grown, TypeCount};
 pub use flows::{FlowGroup, FlowKind, FlowLine, PyFlows};
 pub use holders::HoldersItem;
 pub use native::{NativeWindow, NativeWriter};
-pub use python::{PyGain, PyWindow, PyWriter};
+pub use python::{PyGain, PyWindow, PyWriter, is_unclear};
 
 use crate::decode::{Event, Label};
 use crate::symbol::Frame;

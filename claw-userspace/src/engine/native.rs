@@ -1,20 +1,17 @@
 //! A finding of memory that grows outside the pools, narrowed down to who
 //! allocates it.
 
+use super::part;
 use crate::{
     ledger::{NativeSite, Process},
     report::{
         clean::clean,
         model::{self, EvidenceKind},
-        site::describe,
     },
-    tenant,
 };
 
 /// Sites that are named, at most.
 const MOST: usize = 8;
-/// Share from which on a site's growth is all of it.
-const ALL: f64 = 0.95;
 /// How sure a site is: that it allocated what stayed was seen, but what stays
 /// for some seconds may go later.
 const SURE: f64 = 0.9;
@@ -36,24 +33,8 @@ pub fn findings(whole: model::Finding, process: &Process) -> Vec<(String, model:
 fn of_site(whole: &model::Finding, process: &Process, n: &NativeSite) -> model::Finding {
     let natives = &process.natives;
     let share = (n.kept_bytes / natives.kept_bytes.max(1.0)).min(1.0);
-    let tenant = n.tenant.clone().or_else(|| process.info.default_tenant.clone());
-    let tenant = tenant.unwrap_or_else(|| tenant::NONE.to_owned());
-    let mut f = whole.clone();
-    f.id = model::finding_id(&process.info.name, f.kind, &tenant, &n.site.id);
-    f.tenant = tenant;
-    f.site = describe(&n.site);
+    let mut f = part::of(whole, process, n.tenant.as_ref(), &n.site, &n.site.id, share);
     f.confidence = model::rounded(f.confidence * SURE);
-    if share < ALL {
-        let part = |v: Option<f64>| v.map(|v| v * share);
-        f.growth = model::Growth {
-            percent_per_minute: part(f.growth.percent_per_minute),
-            bytes_per_minute: part(f.growth.bytes_per_minute),
-            count_per_minute: None,
-            interval95: f.growth.interval95.map(|i| i.map(|v| v * share)),
-        };
-        // Whose the older ones are is not known.
-        f.live.bytes = None;
-    }
     let native = n.site.frames.first().map_or_else(String::new, |f| clean(&f.function));
     let library = clean(&n.library);
     let windows = match natives.windows {

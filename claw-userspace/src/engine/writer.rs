@@ -1,13 +1,12 @@
 //! A finding of a type that grows, narrowed down to who allocates it.
 
+use super::part::{self, ALL};
 use crate::{
     ledger::{Process, Writer, Written},
     report::{
         clean::clean,
         model::{self, EvidenceKind},
-        site::describe,
     },
-    tenant,
 };
 
 /// How much a site is worth where the end of objects is not seen: the object at
@@ -15,8 +14,6 @@ use crate::{
 const REUSED: f64 = 0.7;
 /// … and at least where it is, however few objects have a known writer.
 const EXACT: f64 = 0.9;
-/// Share from which on the writer's is all of the type's.
-const ALL: f64 = 0.95;
 
 /// The part of `whole` that is `writer`'s.
 pub fn of_writer(
@@ -28,29 +25,13 @@ pub fn of_writer(
 ) -> model::Finding {
     // Of those whose writer is known: that of the others is nobody's for now.
     let share = writer.stayed as f64 / written.entered.max(1) as f64;
-    let tenant = writer.tenant.clone().or_else(|| process.info.default_tenant.clone());
-    let tenant = tenant.unwrap_or_else(|| tenant::NONE.to_owned());
-    let mut f = whole.clone();
     let subject = format!("{type_name}\0{}", writer.site.id);
-    f.id = model::finding_id(&process.info.name, f.kind, &tenant, &subject);
-    f.tenant = tenant;
-    f.site = describe(&writer.site);
+    let mut f = part::of(whole, process, writer.tenant.as_ref(), &writer.site, &subject, share);
     let known = written.coverage().min(1.0);
     // Where the end of objects is seen every writer that is known is the right
     // one, and others are as likely to be the same.
     let known = if written.reused { known * REUSED } else { known.max(EXACT) };
     f.confidence = model::rounded(f.confidence * known);
-    if share < ALL {
-        let part = |v: Option<f64>| v.map(|v| v * share);
-        f.growth = model::Growth {
-            percent_per_minute: part(f.growth.percent_per_minute),
-            bytes_per_minute: part(f.growth.bytes_per_minute),
-            count_per_minute: part(f.growth.count_per_minute),
-            interval95: f.growth.interval95.map(|i| i.map(|v| v * share)),
-        };
-        // Whose the older ones are is not known.
-        (f.live.bytes, f.live.objects) = (None, None);
-    }
     let windows = if written.windows == 1 { "one window" } else { "windows" };
     let mut proof = format!(
         "{} of {} objects of {} that came in {windows} and stayed{} were made or put there here, \

@@ -23,6 +23,7 @@ use crate::{
         cpython::{
             graph::paths::TypeHolders,
             live::{LiveError, LivePython},
+            remote::LONGEST_COLLECTION,
         },
         go::{
             binary::GoBinary,
@@ -118,9 +119,6 @@ impl HeapError {
         }
     }
 }
-
-/// Longest that a garbage collection which was asked for may take.
-const LONGEST_COLLECTION: Duration = Duration::from_secs(30);
 
 /// Have a CPython process collect its garbage; gives how many objects it found
 /// unreachable.

@@ -3,16 +3,11 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::Site;
+use super::{Site, writers::keeps_staying};
 use crate::stream::{NativeWindow, NativeWriter};
 
 /// Writers that are kept apart.
 const MOST: usize = 512;
-/// Allocations that one is judged by, at least …
-const FEWEST: u64 = 4;
-/// … and the share of them from the first half of a window: what is at work when
-/// a window ends began shortly before.
-const EARLY: f64 = 0.2;
 /// Share of all that was kept from which on one is named.
 const SHARE: f64 = 0.1;
 /// Share of the growth that the windows have to account for.
@@ -95,8 +90,7 @@ impl Natives {
     /// Those that are to be named, the largest first.
     pub fn leaking(&self) -> Vec<&NativeSite> {
         let leaks = |n: &&NativeSite| {
-            n.stayed >= FEWEST
-                && n.early as f64 >= n.stayed as f64 * EARLY
+            keeps_staying(n.stayed, n.early)
                 && n.kept_bytes >= self.kept_bytes * SHARE
                 && n.kept_bytes > 0.0
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::Site;
-use crate::stream::{PyWindow, PyWriter};
+use crate::stream::{PyWindow, PyWriter, is_unclear};
 
 /// Types, and writers of one type, that are kept apart.
 const MOST_TYPES: usize = 256;
@@ -14,12 +14,14 @@ const FEWEST: u64 = 4;
 /// What is at work when a window ends began shortly before; what stays began at
 /// any time.
 const EARLY: f64 = 0.2;
-/// Share of what stayed with a known writer below which none is named where
-/// the end of objects was not seen: the build has allocators that are not
-/// probed, and what they hand out may bear the mark of an earlier object.
-const FEWEST_KNOWN: f64 = 0.8;
 /// Share of what stayed and has a known writer from which on one is named.
 const SHARE: f64 = 0.05;
+
+/// Whether what stayed of one writer, of it so much from the first half of a
+/// window, goes on staying.
+pub(super) fn keeps_staying(stayed: u64, early: u64) -> bool {
+    stayed >= FEWEST && early as f64 >= stayed as f64 * EARLY
+}
 
 /// A tenant at a site.
 #[derive(Clone, Debug)]
@@ -126,15 +128,18 @@ impl Written {
         self.entered as f64 / self.stayed.max(1) as f64
     }
 
-    /// Those whose objects keep staying, most first.
+    /// Those whose objects keep staying, most first. Where the end of objects was
+    /// not seen and too many have no writer there are none: the build has
+    /// allocators that are not probed, and what they hand out may bear the mark
+    /// of an earlier object.
     pub fn leaking(&self) -> Vec<&Writer> {
-        if self.reused && self.coverage() < FEWEST_KNOWN {
+        if self.reused && is_unclear(self.entered, self.stayed) {
             return Vec::new();
         }
         let mut found: Vec<&Writer> = self
             .by
             .values()
-            .filter(|w| w.stayed >= FEWEST && w.early as f64 >= w.stayed as f64 * EARLY)
+            .filter(|w| keeps_staying(w.stayed, w.early))
             .filter(|w| w.stayed as f64 >= self.entered as f64 * SHARE)
             .collect();
         found.sort_by(|a, b| {

@@ -19,12 +19,6 @@ const NEWEST: f64 = 0.3;
 /// of the target's own is not mistaken for its mean.
 const JITTER: f64 = 0.5;
 
-/// ns of the target's work that `hits` in `on_ns` have cost a target that has
-/// `cpus`. It cannot lose more than all of it.
-pub fn lost_ns(hits: u64, on_ns: u64, hit_ns: f64, cpus: f64) -> f64 {
-    (hits as f64 * hit_ns / cpus.max(0.01)).min(on_ns as f64)
-}
-
 /// Share of the budget that is left to windows however much the other probes on
 /// the target cost: without any there would be nothing to report.
 const LEAST_SHARE: f64 = 0.25;
@@ -205,14 +199,6 @@ mod tests {
         let alone = d.period_ns();
         (1..=10).for_each(|t| d.advance(t * MS, 2.5e4));
         assert!((d.period_ns() / alone - 2.0).abs() < 1e-6);
-    }
-
-    #[test]
-    fn nothing_is_lost_beyond_the_time_itself() {
-        assert!((lost_ns(1000, 1_000_000, 1500.0, 1.0) - 1e6).abs() < 1.0);
-        assert!((lost_ns(100, 1_000_000, 1500.0, 1.0) - 1.5e5).abs() < 1.0);
-        assert!((lost_ns(1000, 1_000_000, 1500.0, 4.0) - 3.75e5).abs() < 1.0);
-        assert!(lost_ns(0, 0, 1.0, 0.0).abs() < 1e-9);
     }
 
     #[test]

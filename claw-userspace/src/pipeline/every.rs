@@ -152,7 +152,8 @@ impl Every {
                 format!(
                     "process {pid}: every allocation is counted without a gap: {} hits a second \
                      cost {:.2} % of its time where --max-overhead allows {budget:.2} %",
-                    seen.stat.hits * 1_000_000_000 / seen.to_ns.saturating_sub(seen.from_ns).max(1),
+                    seen.stat.cost.hits * 1_000_000_000
+                        / seen.to_ns.saturating_sub(seen.from_ns).max(1),
                     cost * 100.0
                 )
             });
@@ -244,7 +245,7 @@ impl Every {
             to_ns: seen.to_ns,
             opened: seen.opened,
             closed: seen.closed,
-            hits: seen.stat.hits,
+            hits: seen.stat.cost.hits,
             lost_work_ns: seen.lost_ns,
             period_ns: seen.period_ns,
             lost: lost.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),

@@ -2,6 +2,7 @@
 //! (`live`, `watched`), the stream into the engine, the recording and the
 //! views (`sink`), or a recording into the engine (`replay`).
 
+mod account;
 mod child;
 mod clock;
 mod crowd;

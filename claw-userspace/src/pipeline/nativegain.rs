@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use claw_common::{NativeEntry, NativeStack};
 use rustc_hash::FxHashMap;
 
-use super::pystacks::tenant;
+use super::{
+    pygain::{cost, missed},
+    pystacks::tenant,
+};
 use crate::stream::{NativeWindow, NativeWriter};
 
 /// Writers that a window carries: a leak has few.
@@ -76,20 +79,16 @@ pub fn gains(left: &Left) -> (Vec<Gain>, f64) {
 /// A window, for the log.
 pub fn describe(seen: &NativeWindow) -> String {
     let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
-    let missed: Vec<String> =
-        seen.lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect();
     format!(
-        "process {}: {} of {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate): \
-         {:.0} bytes stayed beyond what was freed of the same sizes, from {} places{}",
+        "process {}: {} of {} for {}: {:.0} bytes stayed beyond what was freed of the same sizes, \
+         from {} places{}",
         seen.pid,
         seen.functions.join(", "),
         seen.allocator,
-        open / 1e9,
-        seen.hits,
-        seen.lost_work_ns / open.max(1.0) * 100.0,
+        cost(open, seen.hits, seen.lost_work_ns),
         seen.kept_bytes,
         seen.by.iter().filter(|w| w.kept_bytes > 0.0).count(),
-        missed.concat()
+        missed(&seen.lost)
     )
 }
 

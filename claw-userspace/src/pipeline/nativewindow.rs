@@ -14,21 +14,22 @@ use std::{
 };
 
 use claw_common::{
-    NativeStat, NativeTarget, PyTarget,
+    NativeTarget, PyTarget,
     native::{MAPPED, OFF, RECORDING, SETTLING},
 };
 
 use super::{
+    account::Account,
     clock::monotonic_ns,
-    duty::{Duty, lost_ns},
+    duty::Duty,
     nativegain::{Gain, Left, gains},
     pyready::{learn_node, target},
     pystacks::Stacks,
     pywindow::{LOOK, NoWindow, SAVED_NS, Watch, gone},
-    windows::{INDIRECT, Usage},
+    windows::Usage,
 };
 use crate::{
-    probe::{Native, NativePlan},
+    probe::NativePlan,
     report::clean::clean,
     stream::NativeWindow,
     symbol::{Frame, Origin, native_frames},
@@ -103,8 +104,7 @@ pub fn window(
     let mut usage = Usage::new(pid, monotonic_ns());
     let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
     let trap = if ready.plan.stepped { watch.cost.stepped } else { watch.cost.emulated };
-    let mut account =
-        Account { native, trap, program: f64::MAX, paid: NativeStat::default(), lost_ns: 0.0 };
+    let mut account = Account::new(trap);
     let with = |active| NativeTarget { active, ..ready.native };
     let opened = native.open(pid, with(OFF), &ready.plan).map_err(refused)?;
     native.set(pid, with(RECORDING)).map_err(full)?;
@@ -115,7 +115,7 @@ pub fn window(
         to_ns = monotonic_ns();
         duty.advance(to_ns, 0.0);
         usage.look(to_ns);
-        account.pay(watch, duty, usage.used);
+        account.pay(native.stat(pid).cost, duty, usage.used);
         stacks.look(&watch.windows, pid);
         let met = native.stat(pid).unknown_node;
         if learn_node(&ready.live, met, &mut ready.python) {
@@ -135,7 +135,7 @@ pub fn window(
         checked_ns = monotonic_ns();
         duty.advance(checked_ns, 0.0);
         usage.look(checked_ns);
-        account.pay(watch, duty, usage.used);
+        account.pay(native.stat(pid).cost, duty, usage.used);
         let over = checked_ns.saturating_sub(to_ns) >= SETTLE_NS;
         if over || duty.must_close() || stopped.load(Ordering::Relaxed) {
             break;
@@ -145,30 +145,19 @@ pub fn window(
     stacks.look(&watch.windows, pid);
     drop(opened.release);
     duty.advance(monotonic_ns(), 0.0);
-    let tail = account.pay(watch, duty, usage.used);
+    let stat = native.stat(pid);
+    let tail = account.pay(stat.cost, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
-    let (stat, lost_work_ns) = (account.paid, account.lost_ns);
-    let left = Left {
-        entries: native.entries(pid),
-        stacks: native.stacks(pid),
-        freed: native.freed(pid),
-        half_ns: from_ns + (to_ns - from_ns) / 2,
-    };
     // Libraries may have been loaded since.
     ready.mappings = watch.process.mappings().unwrap_or(ready.mappings);
     let names = Names::new(pid, &ready.mappings, &ready.live.python.file);
-    let left = Left {
-        entries: left
-            .entries
-            .iter()
-            .filter(|e| {
-                let caller = left.stacks.get(&e.stack).map_or(0, |s| s.caller);
-                !names.is_its_own(caller, e.class, &ready.allocator)
-            })
-            .copied()
-            .collect(),
-        ..left
-    };
+    let (mut entries, made_by) = (native.entries(pid), native.stacks(pid));
+    entries.retain(|e| {
+        let caller = made_by.get(&e.stack).map_or(0, |s| s.caller);
+        !names.is_its_own(caller, e.class, &ready.allocator)
+    });
+    let half_ns = from_ns + (to_ns - from_ns) / 2;
+    let left = Left { entries, stacks: made_by, freed: native.freed(pid), half_ns };
     let (gains, kept_bytes) = gains(&left);
     let (mut by, mut all) = (Vec::new(), Vec::new());
     for Gain { stack, caller, mut writer } in gains {
@@ -191,8 +180,8 @@ pub fn window(
         checked_ns,
         allocator: clean(&ready.allocator),
         functions: ready.plan.functions.iter().map(|f| (*f).to_owned()).collect(),
-        hits: stat.hits,
-        lost_work_ns,
+        hits: stat.cost.hits,
+        lost_work_ns: account.lost_ns,
         lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect::<BTreeMap<_, _>>(),
         stacks: all,
         kept_bytes,
@@ -255,35 +244,5 @@ impl<'a> Names<'a> {
         }
         let interpreter = library == self.python;
         (frames, library, interpreter)
-    }
-}
-
-struct Account<'a> {
-    native: &'a Native,
-    trap: f64,
-    /// Of the programs, ns, at their best: on a busy machine others run
-    /// meanwhile.
-    program: f64,
-    paid: NativeStat,
-    lost_ns: f64,
-}
-
-impl Account<'_> {
-    /// Pay for what was hit since the last time; gives its price, ns of lost
-    /// work.
-    fn pay(&mut self, watch: &Watch, duty: &mut Duty, cpus: f64) -> f64 {
-        let stat = self.native.stat(watch.process.pid);
-        let old = std::mem::replace(&mut self.paid, stat);
-        let hits = stat.hits.saturating_sub(old.hits);
-        let since = if old.last_ns == 0 { stat.first_ns } else { old.last_ns };
-        if hits == 0 {
-            return 0.0;
-        }
-        self.program = self.program.min(stat.ns.saturating_sub(old.ns) as f64 / hits as f64);
-        let each = (self.trap + self.program) * INDIRECT;
-        let lost = lost_ns(hits, stat.last_ns.saturating_sub(since), each, cpus);
-        duty.spend(lost);
-        self.lost_ns += lost;
-        lost
     }
 }

@@ -1,5 +1,7 @@
 //! What stayed of each type at the end of a window, by who allocated it.
 
+use std::collections::BTreeMap;
+
 use claw_common::PyEntry;
 use rustc_hash::FxHashMap;
 
@@ -61,8 +63,8 @@ pub struct Held {
     pub settled: bool,
 }
 
-/// What stayed of each type in `names`, by who wrote it; `net` by how much each type has become
-/// more, `half` the middle of the window.
+/// What stayed of each type in `names`, by who wrote it; `net` by how much each
+/// type has become more, `half` the middle of the window.
 pub fn gains(
     names: &[String],
     exact: &[bool],
@@ -176,7 +178,6 @@ pub fn carried(gains: &mut [PyGain], all: Vec<Vec<Frame>>) -> Vec<Vec<Frame>> {
 
 /// A window, for the log.
 pub fn describe(seen: &PyWindow) -> String {
-    let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
     let gains: Vec<String> = seen
         .gains
         .iter()
@@ -185,19 +186,29 @@ pub fn describe(seen: &PyWindow) -> String {
             all => format!("{} of {all} objects of {}", g.entered, g.type_name),
         })
         .collect();
-    let missed: Vec<String> =
-        seen.lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect();
+    let open = seen.to_ns.saturating_sub(seen.from_ns) as f64;
     format!(
-        "process {}: {} for {:.1} s, {} hits, {:.2} % of its work meanwhile (estimate): of what \
-         stayed, the writer is known of {}{}",
+        "process {}: {} for {}: of what stayed, the writer is known of {}{}",
         seen.pid,
         seen.functions.join(", "),
-        open / 1e9,
-        seen.hits,
-        seen.lost_work_ns / open.max(1.0) * 100.0,
+        cost(open, seen.hits, seen.lost_work_ns),
         gains.join(", "),
-        missed.concat()
+        missed(&seen.lost)
     )
+}
+
+/// How long a window was open, in ns, and what it cost, in words.
+pub(super) fn cost(open_ns: f64, hits: u64, lost_work_ns: f64) -> String {
+    format!(
+        "{:.1} s, {hits} hits, {:.2} % of its work meanwhile (estimate)",
+        open_ns / 1e9,
+        lost_work_ns / open_ns.max(1.0) * 100.0
+    )
+}
+
+/// What a window missed, by reason, in words that end a sentence.
+pub(super) fn missed(lost: &BTreeMap<String, u64>) -> String {
+    lost.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("; {why} {n}")).collect()
 }
 
 #[cfg(test)]

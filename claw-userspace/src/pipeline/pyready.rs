@@ -61,11 +61,11 @@ pub fn prepare(watch: &Watch) -> Result<Ready, NoWindow> {
             wanted.push(w);
         }
     }
-    let regions = live.regions().map_err(gone)?;
-    let before = members::find(&objects, &regions, &wanted, ALL_CLASSES);
     if wanted.is_empty() {
         return Err(NoWindow::Passing("of the types that grow no object is left".into()));
     }
+    let regions = live.regions().map_err(gone)?;
+    let before = members::find(&objects, &regions, &wanted, ALL_CLASSES);
     let containers = pystores::readable(&live, &watch.containers);
     let allocators = watch.allocators || containers.is_empty();
     let dealloc = |w: &Wanted| live.word(w.address + layout::TP_DEALLOC).unwrap_or(0);

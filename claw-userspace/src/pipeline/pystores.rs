@@ -80,7 +80,7 @@ pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
 fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
     let type_at = objects.memory.u64_at(at.checked_add(layout::OB_TYPE)?).ok()?;
     let has = objects.type_at(type_at)?.flags;
-    let count = objects.memory.u64_at(at.checked_add(layout::OB_SIZE)?).ok()?;
+    let count = objects.memory.u64_at(at.checked_add(u64::from(PyStore::COUNT))?).ok()?;
     let kind = if has & flags::LIST_SUBCLASS != 0 {
         PyStore::LIST
     } else if has & flags::DICT_SUBCLASS == 0 {

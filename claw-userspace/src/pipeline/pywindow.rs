@@ -10,17 +10,16 @@ use std::{
     time::Duration,
 };
 
-use claw_common::PyStat;
-
 use super::{
+    account::Account,
     clock::monotonic_ns,
-    duty::{Duty, lost_ns},
+    duty::Duty,
     nativewindow,
     pygain::{Fresh, Held, carried, gains, net},
     pyready::{Ready, learn_node, prepare},
     pystacks::Stacks,
     pystores::Stores,
-    windows::{INDIRECT, Usage},
+    windows::Usage,
 };
 use crate::{
     probe::{HitCost, ProbeError, PyPlan, PyWindows},
@@ -143,7 +142,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let mut usage = Usage::new(pid, monotonic_ns());
     let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
     let trap = if ready.plan.stepped == 0 { watch.cost.emulated } else { watch.cost.stepped };
-    let mut account = Account { trap, program: f64::MAX, paid: PyStat::default(), lost_ns: 0.0 };
+    let mut account = Account::new(trap);
     let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(refused)?;
     watch.windows.set(pid, on).map_err(full)?;
     let mut stores = Stores::new(&watch.windows, pid, &ready.containers);
@@ -170,7 +169,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         to_ns = monotonic_ns();
         duty.advance(to_ns, 0.0);
         usage.look(to_ns);
-        account.pay(watch, duty, usage.used);
+        account.pay(watch.windows.stat(pid).cost, duty, usage.used);
         stacks.look(&watch.windows, pid);
         let over = to_ns.saturating_sub(from_ns) >= LONGEST_NS;
         if over || duty.must_close() || stopped.load(Ordering::Relaxed) {
@@ -212,9 +211,9 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let watched = stores.watched();
     drop((links, stores));
     duty.advance(monotonic_ns(), 0.0);
-    let tail = account.pay(watch, duty, usage.used);
+    let stat = watch.windows.stat(pid);
+    let tail = account.pay(stat.cost, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
-    let stat = account.paid;
     let checked = settle(stopped).then(|| find(&ready).ok()).flatten();
     let checked_ns = checked.as_ref().map_or(0, |_| monotonic_ns());
     if let Some(checked) = &checked {
@@ -242,7 +241,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         to_ns,
         checked_ns,
         functions: functions(&ready.plan, watched),
-        hits: stat.hits,
+        hits: stat.cost.hits,
         lost_work_ns: account.lost_ns,
         lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
         gains,
@@ -259,34 +258,6 @@ fn functions(plan: &PyPlan, watched: usize) -> Vec<String> {
         n => all.push(format!("{n} containers")),
     }
     all
-}
-
-struct Account {
-    trap: f64,
-    /// Of the program, ns, at its best: on a busy machine others run meanwhile.
-    program: f64,
-    paid: PyStat,
-    lost_ns: f64,
-}
-
-impl Account {
-    /// Pay for what was hit since the last time; gives its price, ns of lost
-    /// work.
-    fn pay(&mut self, watch: &Watch, duty: &mut Duty, cpus: f64) -> f64 {
-        let stat = watch.windows.stat(watch.process.pid);
-        let old = std::mem::replace(&mut self.paid, stat);
-        let hits = stat.hits.saturating_sub(old.hits);
-        let since = if old.last_ns == 0 { stat.first_ns } else { old.last_ns };
-        if hits == 0 {
-            return 0.0;
-        }
-        self.program = self.program.min(stat.ns.saturating_sub(old.ns) as f64 / hits as f64);
-        let each = (self.trap + self.program) * INDIRECT;
-        let lost = lost_ns(hits, stat.last_ns.saturating_sub(since), each, cpus);
-        duty.spend(lost);
-        self.lost_ns += lost;
-        lost
-    }
 }
 
 /// Wait until what is at work is done; false when there is no time for that.

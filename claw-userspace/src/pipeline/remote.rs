@@ -15,15 +15,13 @@ use crate::{
     target::{
         cpython::{
             live::LivePython,
-            remote::{Door, RemoteError},
+            remote::{Door, LONGEST_COLLECTION, RemoteError},
         },
         process::Process,
     },
 };
 
-/// Longest that a collection may take …
-const LONGEST: Duration = Duration::from_secs(30);
-/// … and that a census waits for it.
+/// Longest that a census waits for a collection.
 const WAIT: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(5);
 /// Until a process that ran nothing is asked again, ns.
@@ -56,7 +54,7 @@ impl Collections {
             self.under_way = Some(thread::spawn(move || {
                 let live =
                     LivePython::open(process).map_err(|e| RemoteError::Failed(e.to_string()))?;
-                live.collect(LONGEST)
+                live.collect(LONGEST_COLLECTION)
             }));
         }
         let thread = self.under_way.take()?;

@@ -12,14 +12,14 @@ use std::{
     time::Duration,
 };
 
-use claw_common::{ExactKey, ExactValue, WindowStat, exact::MAX_KEYS};
+use claw_common::{ExactKey, ExactValue, WindowCost, WindowStat, exact::MAX_KEYS};
 use rustc_hash::FxHashMap;
 
-use super::{
-    clock::monotonic_ns,
-    duty::{Duty, lost_ns},
+use super::{account::Since, clock::monotonic_ns, duty::Duty};
+use crate::{
+    probe::{EveryPlan, Exact, exact::Counts},
+    target::process::threads,
 };
-use crate::probe::{EveryPlan, Exact, exact::Counts};
 
 /// How long a window stays open at least, and between two looks at its cost.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -30,11 +30,6 @@ const NAP: Duration = Duration::from_millis(50);
 const REPORT_NS: u64 = 1_000_000_000;
 /// Time over which the CPUs that the target uses are averaged, ns.
 const USAGE_NS: u64 = 500_000_000;
-/// What a hit costs over the trap and the program: the caches that both push
-/// out. Measured on an allocation loop and an HTTP service on a busy machine,
-/// as work lost over the direct cost: 3.3 and 4.3. Where the target has its CPU
-/// to itself, the time that a window is open bounds it.
-pub(super) const INDIRECT: f64 = 3.5;
 /// Threads that are looked at for it.
 const MOST_TASKS: usize = 512;
 
@@ -126,7 +121,7 @@ struct Keeper {
     /// The part of the current window's account that was reported.
     told: WindowStat,
     /// … and what was paid for, and its price that was not reported yet.
-    paid: WindowStat,
+    paid: WindowCost,
     unreported_ns: f64,
     beside_ns: u64,
 }
@@ -139,7 +134,7 @@ impl Keeper {
             cpus: Usage::new(watch.pid, now),
             known: FxHashMap::default(),
             told: WindowStat::default(),
-            paid: WindowStat::default(),
+            paid: WindowCost::default(),
             unreported_ns: 0.0,
             beside_ns: 0,
             watch,
@@ -172,7 +167,7 @@ impl Keeper {
         let (on, off) = (target(true), target(false));
         let exact = Arc::clone(&self.watch.exact);
         let text = |e: crate::probe::ProbeError| e.to_string();
-        (self.told, self.paid) = (WindowStat::default(), WindowStat::default());
+        (self.told, self.paid) = (WindowStat::default(), WindowCost::default());
         let links = exact.open(pid, off, &self.watch.plan.points).map_err(text)?;
         exact.set(pid, on).map_err(text)?;
         let mut seen = Seen { from_ns: monotonic_ns(), opened: true, ..Seen::default() };
@@ -221,14 +216,10 @@ impl Keeper {
     /// Pay for what was hit since the last time; gives its price, ns of lost
     /// work.
     fn pay(&mut self) -> f64 {
-        let stat = self.watch.exact.stat(self.watch.pid);
-        let old = std::mem::replace(&mut self.paid, stat);
-        let hits = stat.hits.saturating_sub(old.hits);
-        let since = if old.last_ns == 0 { stat.first_ns } else { old.last_ns };
-        let on = stat.last_ns.saturating_sub(since);
-        let program = stat.ns.saturating_sub(old.ns) as f64 / hits.max(1) as f64;
-        let hit = (self.watch.trap_ns + program) * INDIRECT;
-        let lost = lost_ns(hits, on, hit, self.cpus.used);
+        let cost = self.watch.exact.stat(self.watch.pid).cost;
+        let old = std::mem::replace(&mut self.paid, cost);
+        let Some(since) = Since::of(cost, old) else { return 0.0 };
+        let lost = since.lost_ns(self.watch.trap_ns + since.program_ns, self.cpus.used);
         self.duty.spend(lost);
         self.unreported_ns += lost;
         lost
@@ -239,13 +230,11 @@ impl Keeper {
         let old = std::mem::replace(&mut self.told, stat);
         let since = |f: fn(&WindowStat) -> u64| f(&stat).saturating_sub(f(&old));
         seen.stat = WindowStat {
-            hits: since(|s| s.hits),
-            ns: since(|s| s.ns),
+            cost: WindowCost { hits: since(|s| s.cost.hits), ..stat.cost },
             overflow: since(|s| s.overflow),
             stack_lost: since(|s| s.stack_lost),
             goroutine_unreadable: since(|s| s.goroutine_unreadable),
             stream_lost: since(|s| s.stream_lost),
-            ..stat
         };
         seen.lost_ns = std::mem::take(&mut self.unreported_ns);
         seen.period_ns = self.duty.period_ns();
@@ -311,10 +300,10 @@ impl Times {
     /// `/proc/PID/task/TID/schedstat`: ns run, ns waited, slices.
     fn read(pid: u32) -> Option<Self> {
         let mut sum = Self { run: 0, wait: 0 };
-        for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().take(MOST_TASKS)
-        {
+        for tid in threads(pid).ok()?.take(MOST_TASKS) {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"));
             // A thread that just ended.
-            let Ok(text) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let Ok(text) = text else { continue };
             let mut numbers = text.split_ascii_whitespace().map_while(|n| n.parse::<u64>().ok());
             sum.run = sum.run.saturating_add(numbers.next()?);
             sum.wait = sum.wait.saturating_add(numbers.next()?);

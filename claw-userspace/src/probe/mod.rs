@@ -2,6 +2,7 @@
 //! only user of aya. It knows addresses and bytes, not what they mean.
 
 pub mod calibrate;
+mod cfunction;
 pub mod every;
 pub mod exact;
 mod link;

@@ -16,18 +16,13 @@ use claw_common::{
 use rustc_hash::FxHashMap;
 
 use super::{
+    cfunction::{self, Where},
     link::{Beside, Links, Loaded, Place},
     object::{ProbeError, take},
     pywindow::forget,
-    site::{self, C_ARGUMENTS},
+    site::C_ARGUMENTS,
 };
-use crate::target::{
-    allocator::Allocator,
-    elf::{Elf, ElfError},
-};
-
-/// Bytes of a function that are looked at.
-const HEAD: usize = 96;
+use crate::target::{allocator::Allocator, elf::Elf};
 
 const ALLOCATE: [(&str, NativeSite); 6] = [
     ("malloc", NativeSite::Size),
@@ -70,10 +65,8 @@ impl NativePlan {
         let entry = |name| symbols.iter().find(|(n, _)| n == name).map(|(_, at)| *at);
         for (name, site) in ALLOCATE {
             let Some(at) = entry(name) else { continue };
+            let Some(place) = plan.place(&elf, name, at, Where::Entry, site)? else { continue };
             // `aligned_alloc` may be another name of `memalign`.
-            let Some(place) = plan.place(&elf, at, at, site).map_err(|e| e.to_string())? else {
-                continue;
-            };
             if plan.allocate.iter().all(|p| p.file_offset != place.file_offset) {
                 plan.allocate.push(place);
                 plan.functions.push(name);
@@ -81,13 +74,9 @@ impl NativePlan {
         }
         for (name, site) in RELEASE {
             let Some(at) = entry(name) else { continue };
-            let mut code = [0; HEAD];
-            let read = elf.read(at, &mut code);
-            read.map_err(|e| format!("code of {name}: {e}"))?;
             let needed =
                 if site == NativeSite::Unmap { &C_ARGUMENTS[..] } else { &C_ARGUMENTS[..1] };
-            let later = site::with_arguments(&code, at, needed);
-            if let Some(place) = plan.place(&elf, at, later, site).map_err(|e| e.to_string())? {
+            if let Some(place) = plan.place(&elf, name, at, Where::With(needed), site)? {
                 plan.release.push(place);
                 if !plan.functions.contains(&name) {
                     plan.functions.push(name);
@@ -102,20 +91,18 @@ impl NativePlan {
         Ok(plan)
     }
 
-    /// A probe at `at` in the function at `entry`.
     fn place(
         &mut self,
         elf: &Elf,
+        name: &str,
         entry: u64,
-        at: u64,
+        at: Where<'_>,
         site: NativeSite,
-    ) -> Result<Option<Place>, ElfError> {
-        let Some(file_offset) = elf.file_offset(at) else { return Ok(None) };
-        let mut code = [0; HEAD];
-        elf.read(entry, &mut code)?;
-        let offset = usize::try_from(at - entry).unwrap_or(0);
-        self.stepped |= !code.get(offset..).is_some_and(site::is_cheap);
-        Ok(Some(Place { file_offset, cookie: site as u64 }))
+    ) -> Result<Option<Place>, String> {
+        let place = cfunction::place(elf, entry, at, site as u64);
+        let place = place.map_err(|e| format!("code of {name}: {e}"))?;
+        self.stepped |= place.is_some_and(|(_, stepped)| stepped);
+        Ok(place.map(|(place, _)| place))
     }
 }
 

@@ -7,16 +7,14 @@ use claw_common::PySite;
 use iced_x86::Register;
 
 use super::{
+    cfunction::{self, Where},
     link::Place,
-    site::{self, C_ARGUMENTS},
+    site::C_ARGUMENTS,
 };
 use crate::target::{
     cpython::binary::Python,
     elf::{Elf, ElfError},
 };
-
-/// Bytes of a function that are looked at.
-const HEAD: usize = 96;
 
 /// What a window has to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,8 +59,9 @@ pub struct PyPlan {
 }
 
 impl PyPlan {
-    /// Without anything to see it is empty. Of `deallocs`, the `tp_dealloc` of types as it is in memory, one that is
-    /// not in this file is left out: see [`Self::sees_end`].
+    /// Without anything to see it is empty. Of `deallocs`, the `tp_dealloc` of
+    /// types as it is in memory, one that is not in this file is left out: see
+    /// [`Self::sees_end`].
     ///
     /// # Errors
     /// In words, when the file cannot be read or has none of the functions.
@@ -111,14 +110,10 @@ impl PyPlan {
 
     /// A probe in the function at `entry`; false when it is not in the file.
     fn add(&mut self, elf: &Elf, entry: u64, site: PySite) -> Result<bool, ElfError> {
-        let mut code = [0; HEAD];
-        elf.read(entry, &mut code)?;
-        let at = site::with_arguments(&code, entry, needed(site));
-        let Some(file_offset) = elf.file_offset(at) else { return Ok(false) };
-        let offset = usize::try_from(at - entry).unwrap_or(0);
-        let cheap = code.get(offset..).is_some_and(site::is_cheap);
-        self.stepped += usize::from(!cheap);
-        self.places.push(Place { file_offset, cookie: site as u64 });
+        let place = cfunction::place(elf, entry, Where::With(needed(site)), site as u64)?;
+        let Some((place, stepped)) = place else { return Ok(false) };
+        self.stepped += usize::from(stepped);
+        self.places.push(place);
         Ok(true)
     }
 }

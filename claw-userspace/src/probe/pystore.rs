@@ -14,15 +14,16 @@ use aya::{
     },
 };
 
+use claw_common::PyStore;
+
 use super::object::ProbeError;
+use crate::target::process::threads;
 
 const PROGRAM: &str = "py_stored";
 /// Containers of one process that are watched at once.
 pub const MOST: usize = 4;
 /// Threads of one process: each takes a file descriptor per container.
 const MOST_THREADS: usize = 256;
-/// `ob_size` of a list and `ma_used` of a dict.
-const COUNT: u64 = 16;
 
 /// Sets watchpoints. Loads its program when the first is set: where the kernel
 /// refuses that, windows do without.
@@ -59,11 +60,11 @@ impl Watchpoints {
             self.loaded = true;
         }
         let mut links = Vec::new();
-        for thread in threads(pid) {
+        for thread in threads(pid).into_iter().flatten().take(MOST_THREADS) {
             for container in containers.clone() {
                 let at = BreakpointConfig::Data {
                     r#type: PerfBreakpointType::Write,
-                    address: container.wrapping_add(COUNT),
+                    address: container.wrapping_add(u64::from(PyStore::COUNT)),
                     length: PerfBreakpointLength::Len8,
                 };
                 let scope = PerfEventScope::OneProcess { pid: thread, cpu: None };
@@ -78,12 +79,6 @@ impl Watchpoints {
         }
         Ok(Stored { _links: links })
     }
-}
-
-fn threads(pid: u32) -> Vec<u32> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let number = |task: std::fs::DirEntry| task.file_name().to_str()?.parse().ok();
-    tasks.flatten().filter_map(number).take(MOST_THREADS).collect()
 }
 
 fn is_there(pid: u32, thread: u32) -> bool {

@@ -46,10 +46,15 @@ pub struct PyGain {
 }
 
 impl PyGain {
-    /// Too few of them have a known writer.
+    /// See [`is_unclear`].
     pub fn is_unclear(&self) -> bool {
-        self.entered * 5 < self.stayed * 4
+        is_unclear(self.entered, self.stayed)
     }
+}
+
+/// Of those that stayed too few, less than four in five, have a known writer.
+pub fn is_unclear(entered: u64, stayed: u64) -> bool {
+    entered.saturating_mul(5) < stayed.saturating_mul(4)
 }
 
 /// Who allocated them.

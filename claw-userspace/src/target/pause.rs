@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::process::threads;
+
 /// Between two looks at threads that have not stopped yet.
 const LOOK: Duration = Duration::from_micros(200);
 /// Rounds in which new threads are looked for: each one finds what threads that
@@ -60,12 +62,9 @@ impl Paused {
 
     /// Whether there were threads that were not seized yet.
     fn seize_new(&mut self, pid: u32) -> Result<bool, PauseError> {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| PauseError::Gone)?;
         let mut fresh = false;
-        for task in tasks.flatten() {
-            let Some(tid) = task.file_name().to_str().and_then(|n| n.parse().ok()) else {
-                continue;
-            };
+        for tid in threads(pid).map_err(|_| PauseError::Gone)? {
+            let tid = tid.cast_signed();
             if self.threads.contains_key(&tid) {
                 continue;
             }

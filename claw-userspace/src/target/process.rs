@@ -30,6 +30,15 @@ impl ProcessError {
     }
 }
 
+/// Its threads, by `/proc/PID/task`.
+///
+/// # Errors
+/// When it has ended or may not be looked at.
+pub fn threads(pid: u32) -> io::Result<impl Iterator<Item = u32>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    Ok(tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()))
+}
+
 /// A process by pid and start time, which together are not reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {

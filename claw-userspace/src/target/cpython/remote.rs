@@ -26,6 +26,8 @@ const PLEASE_STOP: u8 = 1 << 5;
 const LOOK: Duration = Duration::from_millis(2);
 /// Until it has to have begun: a process that waits runs nothing.
 const BEGIN: Duration = Duration::from_millis(500);
+/// Longest that a garbage collection which was asked for may take.
+pub const LONGEST_COLLECTION: Duration = Duration::from_secs(30);
 /// Longest path, bytes, that is believed of a target.
 const MOST_PATH: u64 = 4096;
 /// `_Py_DebugOffsets.interpreter_state.threads_main` (3.14, 3.15).
