@@ -185,11 +185,15 @@ pub struct PyEntry {
 pub struct PyStore {
     /// As its latest write left it.
     pub count: u64,
-    /// A list's count is written before its new element is: that of `entry` is
-    /// the last of so many, to be looked up at the next write; 0: none is.
+    /// The count of a list or a deque is written before its new element is: that
+    /// of `entry` is to be looked up at the next write. In a list it is the last
+    /// of so many, in a deque it is at this address; 0: none is.
     pub pending: u64,
     /// One of the constants below.
     pub kind: u64,
+    /// Of a deque: the indices of its ends as the latest write left them, see
+    /// [`Self::ends`].
+    pub ends: u64,
     pub entry: PyEntry,
 }
 
@@ -199,13 +203,45 @@ impl PyStore {
     /// `PyDictObject` with `PyDictKeysObject` as up to 3.10, and from 3.11 on.
     pub const DICT: u64 = 1;
     pub const DICT_LOG2: u64 = 2;
+    /// `dequeobject`.
+    pub const DEQUE: u64 = 3;
 
-    /// Where the count is: `ob_size` of a list, `ma_used` of a dict.
+    /// Where the count is: `ob_size` of a list or a deque, `ma_used` of a dict.
     pub const COUNT: u32 = 16;
+    /// Items of a block of a deque (`BLOCKLEN`).
+    pub const BLOCK: u64 = 64;
+    /// Ends that are not known.
+    pub const NO_ENDS: u64 = u64::MAX;
 
     pub fn new(kind: u64, count: u64) -> Self {
         let entry = PyEntry { time_ns: 0, stack: 0, label: RecordedLabel::UNSET };
-        Self { count, pending: 0, kind, entry }
+        Self { count, pending: 0, kind, ends: Self::NO_ENDS, entry }
+    }
+
+    /// Where a deque of `count` elements begins and ends, `leftindex` and
+    /// `rightindex` modulo [`Self::BLOCK`]; [`Self::NO_ENDS`] when not all three
+    /// are of one moment.
+    pub fn ends(count: u64, left: u64, right: u64) -> u64 {
+        let modulo = Self::BLOCK - 1;
+        if count & modulo != right.wrapping_sub(left).wrapping_add(1) & modulo {
+            return Self::NO_ENDS;
+        }
+        (left & modulo) << 8 | right & modulo
+    }
+
+    /// Whether the ends of a deque went from `old` to `new` by an element that
+    /// came at its right, or at its left; `None` when by something else.
+    pub fn came_right(old: u64, new: u64) -> Option<bool> {
+        if old == Self::NO_ENDS || new == Self::NO_ENDS {
+            return None;
+        }
+        let modulo = Self::BLOCK - 1;
+        let [left, right] = [8, 0].map(|at| (new >> at).wrapping_sub(old >> at) & modulo);
+        match (left, right) {
+            (0, 1) => Some(true),
+            (n, 0) if n == modulo => Some(false),
+            _ => None,
+        }
     }
 
     /// Under what an element of a container stands among the entries, which are
@@ -249,5 +285,5 @@ const _: () = assert!(core::mem::size_of::<PyStackKey>() == 16);
 const _: () = assert!(core::mem::size_of::<PyStack>() == 16);
 const _: () = assert!(core::mem::size_of::<PyFrame>() == 16);
 const _: () = assert!(core::mem::size_of::<PyEntry>() == 88);
-const _: () = assert!(core::mem::size_of::<PyStore>() == 112);
+const _: () = assert!(core::mem::size_of::<PyStore>() == 120);
 const _: () = assert!(core::mem::size_of::<PyStat>() == 72);

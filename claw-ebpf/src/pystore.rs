@@ -22,6 +22,11 @@ static PY_STORES: HashMap<PyKey, PyStore> = HashMap::with_max_entries(MAX_STORES
 /// `PyListObject.ob_item`, `PyDictObject.ma_keys`.
 const LIST_ITEMS: u32 = 24;
 const DICT_KEYS: u32 = 32;
+/// `leftblock` and `rightblock`, `leftindex` and `rightindex` of a deque; its
+/// blocks begin with a link.
+const DEQUE_BLOCKS: u32 = 24;
+const DEQUE_ENDS: u32 = 40;
+const BLOCK_ITEMS: u64 = 8;
 /// `dk_kind` of keys that instances of a class share (3.11+): their values are
 /// elsewhere.
 const SPLIT: u64 = 2;
@@ -45,24 +50,51 @@ fn stored(container: u64, pid: u32, target: &PyTarget, stat: *mut PyStat, time_n
     let before = core::mem::replace(&mut store.count, count);
     if store.pending != 0 {
         // Whatever this write is: nothing has cleared that place yet.
-        let at = store.pending.wrapping_sub(1).wrapping_mul(8);
-        let items: u64 = read(container, LIST_ITEMS).unwrap_or(0);
-        if let Some(element) = read::<u64>(items.wrapping_add(at), 0).filter(|e| *e != 0) {
+        let at = if store.kind == PyStore::LIST {
+            let items: u64 = read(container, LIST_ITEMS).unwrap_or(0);
+            items.wrapping_add(store.pending.wrapping_sub(1).wrapping_mul(8))
+        } else {
+            store.pending
+        };
+        if let Some(element) = read::<u64>(at, 0).filter(|e| *e != 0) {
             enter(pid, PyStore::key(element), &store.entry, stat);
         }
         store.pending = 0;
     }
-    if count <= before {
+    let place = if store.kind == PyStore::DEQUE { end_of_deque(container, store) } else { count };
+    if count <= before || place == 0 {
         return;
     }
     let Some(entry) = written_by(pid, target, stat, container, time_ns) else { return };
-    if store.kind == PyStore::LIST {
+    if store.kind == PyStore::LIST || store.kind == PyStore::DEQUE {
         store.entry = entry;
-        store.pending = count;
+        store.pending = place;
     } else if let Some([name, value]) = last_of_dict(container, store.kind) {
         enter(pid, PyStore::key(name), &entry, stat);
         enter(pid, PyStore::key(value), &entry, stat);
     }
+}
+
+/// Where in memory the element is that is just coming to a deque
+/// (`Modules/_collectionsmodule.c`, `deque_append_internal`); 0 when that is not
+/// known. Compilers write the index before the count, and what is not so is not
+/// believed: see [`PyStore::ends`]. What comes next to one that was rotated has
+/// no writer, or rarely that of an object which was at its address before.
+#[inline(always)]
+fn end_of_deque(deque: u64, store: &mut PyStore) -> u64 {
+    let ends: [u64; 2] = read(deque, DEQUE_ENDS).unwrap_or_default();
+    let now = PyStore::ends(store.count, ends[0], ends[1]);
+    let old = core::mem::replace(&mut store.ends, now);
+    if store.count == 0 {
+        // It is centred in its block when it is empty, which is still to come.
+        store.ends = PyStore::ends(0, PyStore::BLOCK / 2, PyStore::BLOCK / 2 - 1);
+    }
+    let Some(right) = PyStore::came_right(old, now) else { return 0 };
+    let side = usize::from(right);
+    let Some(blocks) = read::<[u64; 2]>(deque, DEQUE_BLOCKS) else { return 0 };
+    // An index is kept below the length of a block.
+    let index = ends[side & 1] & (PyStore::BLOCK - 1);
+    blocks[side & 1].wrapping_add(BLOCK_ITEMS + index * 8)
 }
 
 /// Key and value of the entry that was written last (`Objects/dictobject.c`,

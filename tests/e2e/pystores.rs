@@ -15,8 +15,11 @@ use crate::{common::*, interpreters::all};
 
 const FIXTURE: &str = "tests/fixtures/python/stores.py";
 
-/// One window on the containers of `stores.py`.
-fn window(python: &PathBuf, windows: Arc<PyWindows>) -> PyWindow {
+/// Those that are watched together: a CPU has four watchpoints.
+const WATCHED: [&[&str]; 2] = [&["text", "numbers", "list", "ordered"], &["right", "left"]];
+
+/// One window on containers of `stores.py`.
+fn window(python: &PathBuf, containers: &[&str], windows: Arc<PyWindows>) -> PyWindow {
     let script = root().join(FIXTURE);
     let running = Running::start(Command::new(python).arg(script));
     let addresses = running.json();
@@ -24,7 +27,7 @@ fn window(python: &PathBuf, windows: Arc<PyWindows>) -> PyWindow {
         process: Process::open(running.pid()).unwrap(),
         windows,
         types: vec!["dict".to_owned(), "list".to_owned()],
-        containers: addresses.as_array().unwrap().iter().map(|a| a.as_u64().unwrap()).collect(),
+        containers: containers.iter().map(|c| addresses[c].as_u64().unwrap()).collect(),
         allocators: false,
         rules: vec![(0, Rule::Local("tenant_id".to_owned()))],
         cost: HitCost { emulated: 1500.0, stepped: 1500.0 },
@@ -42,17 +45,24 @@ fn window(python: &PathBuf, windows: Arc<PyWindows>) -> PyWindow {
 #[ignore = "needs root and BPF"]
 fn lines_that_fill_containers() {
     let windows = Arc::new(PyWindows::load().unwrap());
+    for containers in WATCHED {
+        lines_that_fill(containers, &windows);
+    }
+}
+
+fn lines_that_fill(containers: &[&str], windows: &Arc<PyWindows>) {
     let seen: Vec<(PathBuf, PyWindow)> = std::thread::scope(|s| {
         let start = |python: PathBuf| {
-            let windows = Arc::clone(&windows);
-            s.spawn(move || (python.clone(), window(&python, windows)))
+            let windows = Arc::clone(windows);
+            s.spawn(move || (python.clone(), window(&python, containers, windows)))
         };
         let all: Vec<_> = all().into_iter().map(start).collect();
         all.into_iter().map(|t| t.join().unwrap()).collect()
     });
     for (python, w) in seen {
         let at = python.display();
-        assert!(w.functions.contains(&"4 containers".to_owned()), "{at}: {:?}", w.functions);
+        let watched = format!("{} containers", containers.len());
+        assert!(w.functions.contains(&watched), "{at}: {:?}", w.functions);
         for type_name in ["dict", "list"] {
             let gain = w.gains.iter().find(|g| g.type_name == type_name).unwrap();
             assert!(gain.held && gain.stayed > 20, "{at}: {gain:?}");
@@ -63,8 +73,10 @@ fn lines_that_fill_containers() {
                 *by.entry(u64::from(own.line)).or_default() += writer.stayed;
                 assert!(writer.tenant.is_some(), "{at}: {writer:?}");
             }
-            let marked = ["text", "numbers", "list", "ordered"]
-                .map(|c| marked_line_of(FIXTURE, &format!("# {type_name}: {c}")));
+            let marked: Vec<u64> = containers
+                .iter()
+                .map(|c| marked_line_of(FIXTURE, &format!("# {type_name}: {c}")))
+                .collect();
             let right: Vec<u64> =
                 marked.iter().map(|l| by.get(l).copied().unwrap_or_default()).collect();
             println!("{at}: {type_name}: {right:?} of {} ({})", gain.stayed, gain.entered);

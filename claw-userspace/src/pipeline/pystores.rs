@@ -47,16 +47,19 @@ impl<'a> Stores<'a> {
         self.set.as_ref().map_or(0, |_| self.containers.len())
     }
 
-    /// What came to a list last is looked up at its next write, which it did not
-    /// have yet.
+    /// What came to a list or a deque last is looked up at its next write, which
+    /// it did not have yet.
     pub fn last(&self, live: &LivePython) -> FxHashMap<u64, PyEntry> {
         let memory = live.objects().memory;
         let of = |(at, _): &(u64, PyStore)| {
             let store = self.windows.store(self.pid, *at).filter(|s| s.pending > 0)?;
-            let items = memory.u64_at(at.checked_add(layout::LIST_ITEMS)?).ok()?;
-            let offset = (store.pending - 1).checked_mul(8)?;
-            let element = memory.u64_at(items.checked_add(offset)?).ok()?;
-            Some((element, store.entry))
+            let place = if store.kind == PyStore::LIST {
+                let items = memory.u64_at(at.checked_add(layout::LIST_ITEMS)?).ok()?;
+                items.checked_add((store.pending - 1).checked_mul(8)?)?
+            } else {
+                store.pending
+            };
+            Some((memory.u64_at(place).ok()?, store.entry))
         };
         self.containers.iter().filter_map(of).collect()
     }
@@ -77,12 +80,16 @@ pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
 }
 
 /// How what comes to a container is read; `None` for one that keeps no order.
+/// Where a deque ends is told by its first write.
 fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
     let type_at = objects.memory.u64_at(at.checked_add(layout::OB_TYPE)?).ok()?;
-    let has = objects.type_at(type_at)?.flags;
+    let typ = objects.type_at(type_at)?;
+    let (has, deque) = (typ.flags, typ.name == "collections.deque");
     let count = objects.memory.u64_at(at.checked_add(u64::from(PyStore::COUNT))?).ok()?;
     let kind = if has & flags::LIST_SUBCLASS != 0 {
         PyStore::LIST
+    } else if deque {
+        PyStore::DEQUE
     } else if has & flags::DICT_SUBCLASS == 0 {
         return None;
     } else if objects.layout.log2_keys {
@@ -91,4 +98,29 @@ fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
         PyStore::DICT
     };
     Some(PyStore::new(kind, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use claw_common::PyStore;
+
+    #[test]
+    fn the_end_at_which_an_element_came_to_a_deque() {
+        let came = |(n, left, right), (m, l, r)| {
+            PyStore::came_right(PyStore::ends(n, left, right), PyStore::ends(m, l, r))
+        };
+        assert_eq!(came((0, 32, 31), (1, 32, 32)), Some(true));
+        assert_eq!(came((0, 32, 31), (1, 31, 31)), Some(false));
+        // Into the next block, at either end.
+        assert_eq!(came((100, 60, 31), (101, 60, 32)), Some(true));
+        assert_eq!(came((64, 0, 63), (65, 0, 0)), Some(true));
+        assert_eq!(came((64, 0, 63), (65, 63, 63)), Some(false));
+        // `popleft` leaves the index behind the block's last for a moment.
+        assert_eq!(PyStore::ends(2, 64, 1), PyStore::ends(2, 0, 1));
+        // One that left; one that was rotated; a count that came before its index.
+        assert_eq!(came((2, 10, 11), (1, 11, 11)), None);
+        assert_eq!(came((3, 10, 12), (4, 8, 11)), None);
+        assert_eq!(came((3, 10, 12), (4, 10, 12)), None);
+        assert_eq!(came((4, 10, 12), (5, 10, 14)), None);
+    }
 }
