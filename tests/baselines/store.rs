@@ -76,6 +76,31 @@ fn whole_after_kill_9() {
 }
 
 #[test]
+fn what_a_kill_left_half_made_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, age: Duration| {
+        let path = dir.path().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        (path, file)
+    };
+    let hour = Duration::from_secs(3600);
+    let (left, _) = make("rolling.4711.partial", hour);
+    let (young, _) = make("rolling.4712.partial", Duration::ZERO);
+    let (held, lock) = make("rolling.4713.partial", hour);
+    lock.try_lock().unwrap();
+    let (foreign, _) = make("rolling.notes.partial", hour);
+    Store::open(dir.path()).unwrap();
+    assert!(!left.exists());
+    assert!(young.exists(), "another may be about to make it");
+    assert!(held.exists(), "another makes it");
+    assert!(foreign.exists(), "not of the store");
+    drop(lock);
+    Store::open(dir.path()).unwrap();
+    assert!(!held.exists());
+}
+
+#[test]
 fn two_days_are_kept_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();

@@ -17,6 +17,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use redb::{
@@ -33,6 +34,9 @@ pub const MOST_ROWS: u64 = 100_000;
 pub const LONGEST_NAME: usize = 256;
 /// Largest file that is opened, bytes: far beyond what the rows can take.
 const LARGEST: u64 = 1 << 30;
+/// A file half made is left over when nothing touched it for so long and nobody
+/// holds its lock.
+const LEFT_OVER: Duration = Duration::from_secs(60);
 /// Of redb's pages in memory, bytes.
 const CACHE: usize = 1 << 20;
 
@@ -81,6 +85,7 @@ impl Store {
         let path = folder.join("rolling.redb");
         let io = |e: std::io::Error| StoreError::Io { path: path.clone(), why: e.to_string() };
         fs::create_dir_all(folder).map_err(io)?;
+        remove_left_overs(folder);
         match fs::metadata(&path) {
             Ok(m) if m.len() > LARGEST => {
                 let why = format!("it has {} bytes", m.len());
@@ -214,6 +219,29 @@ impl Store {
     fn failed(&self, e: redb::Error) -> StoreError {
         of(&self.path, e)
     }
+}
+
+/// What a kill left of stores that were being made: `rolling.PID.partial`. One
+/// that cannot be removed is in nobody's way.
+fn remove_left_overs(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let of_store = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("rolling.")?.strip_suffix(".partial"))
+            .is_some_and(|pid| pid.parse::<u32>().is_ok());
+        // Not followed: a link is no store.
+        let is_file = entry.metadata().is_ok_and(|m| m.is_file());
+        if of_store && is_file && is_left_over(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_left_over(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    let age = file.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+    age.is_some_and(|age| age >= LEFT_OVER) && file.try_lock().is_ok()
 }
 
 fn open_whole(path: &Path) -> Result<Database, StoreError> {
