@@ -1,7 +1,10 @@
 //! Many series at once, each with its own [`Trend`]; what they say together is
 //! held against chance.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use rustc_hash::FxHashMap;
 
@@ -34,6 +37,8 @@ pub struct Fleet {
     totals: Vec<f64>,
     profiles: Profiles,
     layers: Layers,
+    /// See [`Fleet::limits`]; empty after a new value.
+    limits: OnceLock<Vec<f64>>,
 }
 
 /// What is found of one series.
@@ -79,6 +84,7 @@ impl Fleet {
             self.totals.push(0.0);
         }
         self.ids.insert(subject.clone(), id);
+        self.limits.take();
         let profile = self.profile(subject);
         let trend = Trend::new(profile, self.layers);
         let subject = subject.clone();
@@ -106,6 +112,7 @@ impl Fleet {
         one.live = p.live;
         one.last_t = p.t;
         one.points += 1;
+        self.limits.take();
         one.trend.put(p, *total)
     }
 
@@ -115,22 +122,30 @@ impl Fleet {
         Some((one.last_t, one.live))
     }
 
+    /// Series of each process, and the largest probability of chance that is a
+    /// discovery among them.
+    fn limits(&self) -> (Vec<usize>, &[f64]) {
+        let mut members = vec![0usize; self.totals.len()];
+        for one in &self.all {
+            members[one.process as usize] += 1;
+        }
+        let limits = self.limits.get_or_init(|| {
+            let mut chances: Vec<Vec<f64>> = vec![Vec::new(); self.totals.len()];
+            for one in &self.all {
+                if let Some(s) = one.trend.standing().filter(|s| s.state == State::Leak) {
+                    chances[one.process as usize].push(s.p);
+                }
+            }
+            let each = chances.iter_mut().zip(&members);
+            each.map(|(p, n)| fdr::threshold(p, *n, fdr::FALSE_SHARE)).collect()
+        });
+        (members, limits)
+    }
+
     /// Leaks and suspects, false discoveries held down among the series of each
     /// process: worst first.
     pub fn found(&self) -> Vec<Found<'_>> {
-        let mut members = vec![0usize; self.totals.len()];
-        let mut chances: Vec<Vec<f64>> = vec![Vec::new(); self.totals.len()];
-        for one in &self.all {
-            members[one.process as usize] += 1;
-            if let Some(s) = one.trend.standing().filter(|s| s.state == State::Leak) {
-                chances[one.process as usize].push(s.p);
-            }
-        }
-        let limits: Vec<f64> = chances
-            .iter_mut()
-            .zip(&members)
-            .map(|(p, n)| fdr::threshold(p, *n, fdr::FALSE_SHARE))
-            .collect();
+        let (members, limits) = self.limits();
         let mut found: Vec<Found<'_>> = Vec::new();
         for one in &self.all {
             let Some(s) = one.trend.standing() else { continue };
@@ -173,5 +188,41 @@ impl Fleet {
             .collect();
         seen.sort_by(|a, b| a.subject.cmp(b.subject));
         seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Grows by 1 % of its first size a minute, or stays; 30 s apart.
+    fn grow(fleet: &mut Fleet, id: u32, rate: f64, steps: std::ops::Range<u32>) {
+        for i in steps {
+            let t = f64::from(i) * 30.0;
+            fleet.put(
+                id,
+                &Point { uptime: 1e6 + t, ..Point::new(t, 1e8 * (1.0 + rate * t / 60.0)) },
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_found_follows_each_value() {
+        let mut fleet = Fleet::default();
+        let of = |site: &str| Subject {
+            process: "api".to_owned(),
+            tenant: "-".to_owned(),
+            site: site.to_owned(),
+        };
+        let id = fleet.id(&of("a"));
+        grow(&mut fleet, id, 0.0, 0..60);
+        assert!(fleet.found().is_empty());
+        grow(&mut fleet, id, 0.01, 60..240);
+        let found = fleet.found();
+        assert!(found.len() == 1 && found[0].state == State::Leak, "{found:?}");
+        for i in 0..9 {
+            fleet.id(&of(&format!("quiet {i}")));
+        }
+        assert_eq!(fleet.found()[0].series, 10, "all series of the process count");
     }
 }
