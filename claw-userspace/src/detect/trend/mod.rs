@@ -41,9 +41,14 @@ pub const WINDOWS: usize = 2 * RINGS.len();
 const SHORT: usize = 12;
 /// Hits in a row before a verdict, by ring: what grows fast may be found fast.
 const HITS: [u8; RINGS.len()] = [2, 3, 4, 4];
+/// … without a baseline: what wanders slowly comes back within hours, and only
+/// time tells it from a leak.
+const HITS_ALONE: [u8; RINGS.len()] = [2, 3, 5, 5];
 /// A fall to less than this share of the last hour's lowest value is a restart
 /// when the uptime is not known.
 const RESTART: f32 = 0.5;
+/// Two-minute bins of about a quarter of an hour, longer than garbage lies.
+const QUARTER: usize = 8;
 /// First ring whose windows are longer than bursts last. Within the hour every
 /// fall shows what comes and goes; over hours a level that falls at once says
 /// nothing of how far a slope may come back.
@@ -206,7 +211,9 @@ impl Trend {
         }
     }
 
-    /// Fell below half of what was the least for the last hour.
+    /// Fell below half of what was the least for the last hour, or, after
+    /// growth that went on to the end, for the last quarter of one: a leak so
+    /// fast that the memory limit ends it within the hour.
     fn fell_away(&self, p: &Point) -> bool {
         let ring = &self.rings[1];
         if ring.count() < 5 || p.live > f64::from(self.life.level.unwrap_or(0.0)) * 1.1 {
@@ -214,8 +221,11 @@ impl Trend {
         }
         let mut bins = [Bin::default(); MOST];
         let n = ring.newest(MOST, &mut bins);
-        let least = bins[..n].iter().map(|b| b.low).fold(f32::MAX, f32::min);
-        (p.live as f32) < least * RESTART
+        let bins = &bins[..n];
+        let fell = |b: &[Bin]| {
+            (p.live as f32) < b.iter().map(|b| b.low).fold(f32::MAX, f32::min) * RESTART
+        };
+        fell(bins) || (n >= SHORT && fell(&bins[n - QUARTER..]) && grew_to_the_end(bins))
     }
 
     fn since_t0(&self, t: f64) -> u32 {
@@ -307,8 +317,9 @@ impl Trend {
                 None
             }
             Judged::Grows { p, base, why } => {
-                self.hits[w] = (self.hits[w] + 1).min(HITS[r]);
-                if self.layers.hits && self.hits[w] < HITS[r] {
+                let needed = if self.profile.is_some() { HITS[r] } else { HITS_ALONE[r] };
+                self.hits[w] = (self.hits[w] + 1).min(needed);
+                if self.layers.hits && self.hits[w] < needed {
                     return None;
                 }
                 let from_s = bins[0].at_s;
@@ -440,6 +451,16 @@ impl Trend {
         let boxed = self.standing.as_ref().map_or(0, |s| size_of_val(&**s));
         size_of::<Self>() + boxed + self.rings.iter().map(Ring::heap_bytes).sum::<usize>()
     }
+}
+
+/// Rather than a burst, which rises and then stays: the last third adds its
+/// share of the growth.
+fn grew_to_the_end(bins: &[Bin]) -> bool {
+    let third = bins.len() / 3;
+    let mean = |b: &[Bin]| b.iter().map(|b| b.low).sum::<f32>() / b.len() as f32;
+    let late = mean(&bins[bins.len() - third..]);
+    let rise = late - mean(&bins[..third]);
+    rise > 0.0 && late - mean(&bins[third..bins.len() - third]) > 0.3 * rise
 }
 
 /// From the mean of the first third to that of the last, stretched to the whole

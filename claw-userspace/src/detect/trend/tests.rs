@@ -104,6 +104,18 @@ fn restart_ends_a_series_and_not_a_finding() {
 }
 
 #[test]
+fn a_leak_that_is_killed_within_the_hour_restarts_and_a_burst_does_not() {
+    let mut trend = plain();
+    let killed = |m: f64| 1.0 + 0.06 * ((m - 90.0) % 50.0).max(0.0);
+    leaks(&series(6, killed), &mut trend);
+    assert!((4..=6).contains(&trend.notes.restarts), "{}", trend.notes.restarts);
+    let mut trend = plain();
+    let burst = |m: f64| if m > 90.0 && m % 120.0 < 40.0 { 4.0 } else { 1.0 };
+    assert_eq!(leaks(&series(12, burst), &mut trend), [] as [f64; 0]);
+    assert_eq!(trend.notes.restarts, 0);
+}
+
+#[test]
 fn baseline_knows_the_warm_up_and_a_leak_is_beyond_it() {
     let cache = |m: f64| 2.5 - 1.5 * (-m / 200.0).exp();
     let healthy = series(24, cache);
