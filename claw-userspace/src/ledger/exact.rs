@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::{population::Population, site::SiteId};
-use crate::tenant::TenantId;
+use crate::{detect::trend::student_quantile, tenant::TenantId};
 
 /// Samples of the runtime from which its total is believed.
 const ENOUGH_SAMPLES: u64 = 100;
+/// Windows of one size from which on there is an interval.
+const FEWEST_WINDOWS: f64 = 2.0;
 /// Kinds of allocations that are kept.
 const MOST_GROUPS: usize = 16_384;
 
@@ -77,7 +79,6 @@ pub struct Exact {
     sites: FxHashMap<u32, (SiteId, u32, bool)>,
     groups: FxHashMap<Subject, Sums>,
     tenants: FxHashMap<TenantId, Sums>,
-    parts: f64,
     slots: f64,
     slots_squared: f64,
     /// The sampler's total and samples when the first window opened, and when
@@ -131,7 +132,6 @@ impl Exact {
                 slots += count as f64 * slot(bytes as f64 / count.max(1) as f64);
             }
         }
-        self.parts += 1.0;
         self.slots += slots;
         self.slots_squared += slots * slots;
         for (subject, (count, bytes)) in by_group {
@@ -179,15 +179,20 @@ impl Exact {
     }
 
     fn spread(&self, s: &Sums, variance: f64) -> Option<f64> {
-        let n = self.parts;
-        if n < 3.0 || s.count <= 0.0 || self.slots <= 0.0 {
+        // So many windows of one size know as much (Kish, *Survey Sampling*,
+        // 11.7): a few long ones pull the ratio towards themselves, and their
+        // residuals with it.
+        let n = self.slots * self.slots / self.slots_squared;
+        if !(n >= FEWEST_WINDOWS && s.count > 0.0) {
             return None;
         }
         let r = s.count / self.slots;
         let residual = s.count_squared - 2.0 * r * s.count_by_slots + r * r * self.slots_squared;
         // Never surer than that many independent events make one.
         let between = (residual.max(0.0) * n / (n - 1.0)).max(s.count);
-        Some(1.96 * (between / (s.count * s.count) + variance).sqrt())
+        // Of few windows the variance between them is itself not well known.
+        let within = student_quantile(1.96, n - 1.0);
+        Some(within * (between / (s.count * s.count) + variance).sqrt())
     }
 
     pub fn groups(&self) -> impl Iterator<Item = (&Subject, Estimate)> {
@@ -290,6 +295,41 @@ mod tests {
         // Without a sampler, by time, and then without an interval.
         e.covered(49_000_000, 49_001_000, &heap(3, 1.0));
         assert!(matches!(e.scale(), Scale::Time(f) if f > 900.0));
+    }
+
+    /// Windows of very different length, as the governor opens them, in a process
+    /// whose tenants take turns.
+    #[test]
+    fn the_interval_holds_the_truth_of_few_windows() {
+        let mut seed = 1u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as f64 / f64::from(1u32 << 31)
+        };
+        for (windows, usual) in [(3, 2.5), (6, 0.9), (20, 0.4)] {
+            let (mut held, mut given, mut wide) = (0, 0, 0);
+            for _ in 0..400 {
+                let mut e = Exact::default();
+                e.covered(1, 2, &heap(0, 0.0));
+                e.latest = (1e9, 1_000_000);
+                for _ in 0..windows {
+                    let all = 200.0 + 2000.0 * random();
+                    // A quarter in the mean.
+                    let one = (all * 0.5 * random()).round();
+                    let counts = [(subject(1), one), (subject(2), all - one)];
+                    e.add(counts.map(|(s, n)| (s, n as u64, n as u64 * 64)).into_iter());
+                }
+                e.windows = windows;
+                let t = e.tenant(TenantId(1)).unwrap();
+                let Some(spread) = t.spread else { continue };
+                given += 1;
+                held += u32::from((t.bytes - 2.5e8).abs() <= spread * t.bytes);
+                wide += u32::from(spread > usual);
+            }
+            assert!(given >= 300, "{windows} windows: {given} of 400");
+            assert!(held * 100 >= given * 91, "{windows} windows: {held} of {given}");
+            assert!(wide * 2 < given, "{windows} windows: {wide} of {given} say nothing");
+        }
     }
 
     #[test]

@@ -336,6 +336,13 @@ pub fn student_tail(t: f64, dof: f64) -> f64 {
     normal_tail(if t < 0.0 { -z } else { z })
 }
 
+/// The t beyond which Student's distribution has the tail that the normal one
+/// has beyond `z`: [`student_tail`] the other way round.
+pub fn student_quantile(z: f64, dof: f64) -> f64 {
+    let z = z * (8.0 * dof + 3.0) / (8.0 * dof + 1.0);
+    (dof * (z * z / dof).exp_m1()).sqrt()
+}
+
 /// P(Z > z) of the normal distribution (Abramowitz & Stegun 7.1.26 near the
 /// middle, the continued fraction of the tail beyond).
 pub fn normal_tail(z: f64) -> f64 {
@@ -375,6 +382,9 @@ mod tests {
         assert!((normal_tail(1.96) - 0.025).abs() < 1e-5);
         assert!((normal_tail(4.0) / 3.167e-5 - 1.0).abs() < 1e-3);
         assert!((student_tail(3.355, 8.0) / 0.005 - 1.0).abs() < 0.05);
+        for (dof, t) in [(2.0, 4.303), (3.0, 3.182), (5.0, 2.571), (10.0, 2.228), (30.0, 2.042)] {
+            assert!((student_quantile(1.96, dof) / t - 1.0).abs() < 0.05, "{dof}");
+        }
         assert!((student_tail(2.756, 29.0) / 0.005 - 1.0).abs() < 0.02);
     }
 

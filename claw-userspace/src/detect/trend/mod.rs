@@ -22,7 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use fit::{Fit, fit, normal_tail, student_tail};
+pub use fit::{Fit, fit, normal_tail, student_quantile, student_tail};
 pub use gate::Why;
 pub use notes::Notes;
 pub use profile::{Learner, Profile};
