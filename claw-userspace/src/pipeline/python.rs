@@ -38,7 +38,7 @@ use crate::{
 const CHANGED: u64 = 256 << 10;
 /// Intervals after which there is one without: a leak may fill free pools.
 const AT_LEAST_EVERY: u32 = 3;
-/// Share of one CPU that the agent may spend on censuses.
+/// Share of one CPU that the agent may spend on censuses of all processes.
 const SHARE: f64 = 0.05;
 /// Types of a census that are passed on, those with the most bytes.
 const MOST_TYPES: usize = 512;
@@ -210,8 +210,8 @@ impl WatchedPython {
     }
 
     /// What it uses now, and a census when one is called for. `grows`: something
-    /// is found to.
-    pub fn look(&mut self, grows: bool) -> Vec<Item> {
+    /// is found to. `watched`: processes that share the agent's time.
+    pub fn look(&mut self, grows: bool, watched: usize) -> Vec<Item> {
         let pid = self.live.process.pid;
         let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
         let t_ns = monotonic_ns();
@@ -238,7 +238,7 @@ impl WatchedPython {
         if let Ok(taken) = self.live.census() {
             self.skipped = 0;
             self.anon_bytes = m.anon_bytes;
-            let pause = taken.took_ns as f64 / SHARE;
+            let pause = taken.took_ns as f64 * watched as f64 / SHARE;
             self.not_before_ns = t_ns.saturating_add(pause as u64);
             let grown = self.grown(&taken.census);
             if let Ok(tasks) = self.live.tasks(&self.rules, &taken.census.tasks) {

@@ -142,9 +142,10 @@ impl Live<'_> {
                 self.sink.put(item);
             }
         }
+        let watched = self.pythons.len();
         for (pid, python) in &mut self.pythons {
             let grows = self.sink.grows_outside(*pid) || !self.sink.growing_types(*pid).is_empty();
-            for item in python.look(grows) {
+            for item in python.look(grows, watched) {
                 self.sink.put(item);
             }
         }
