@@ -210,6 +210,9 @@ pub struct Session {
     pub threshold: f64,
 }
 
+/// [`TargetInfo::mode`] of a process of which only its memory use is known.
+pub const MEMORY_MODE: &str = "memory";
+
 /// Facts about a watched process, fixed at attach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetInfo {
@@ -228,6 +231,7 @@ pub struct TargetInfo {
     pub version: String,
     pub stripped: bool,
     pub container: Option<Container>,
+    /// `sampled`, `exact`, `census` or [`MEMORY_MODE`].
     pub mode: String,
     /// Mean bytes between two samples; `None` when unknown (then nothing can
     /// be unsampled), `Some(0)` when the runtime does not sample.

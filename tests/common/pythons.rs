@@ -24,7 +24,8 @@ fn newest() -> Vec<PathBuf> {
     found
 }
 
-fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
+/// 3.x of pyenv and of the system.
+pub fn installed(minors: std::ops::RangeInclusive<u8>) -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let installed = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten();
     let mut found: Vec<PathBuf> = minors

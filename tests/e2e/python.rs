@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use serde_json::Value;
 
-use crate::common::*;
+use crate::{common::*, interpreters};
 
 /// `service.py` under the system's own Python.
 fn service(how: &str, rate: &str) -> Running {
@@ -17,6 +17,28 @@ fn service(how: &str, rate: &str) -> Running {
 fn tenants(how: &str, mode: &str) -> Running {
     let script = root().join("tests/fixtures/python/tenants.py");
     Running::start(Command::new("python3").arg(script).args([how, "2000", mode]))
+}
+
+/// Of an interpreter whose objects cannot be read the memory is watched.
+#[test]
+#[ignore = "needs root and BPF"]
+fn a_version_that_is_not_known() {
+    let Some(python) = interpreters::installed(5..=7).pop() else {
+        eprintln!("skipped: no Python before 3.8 is installed");
+        return;
+    };
+    let program = "print('{}', flush=True); __import__('time').sleep(100)";
+    let running = Running::start(Command::new(python).args(["-c", program]));
+    let pid = running.pid().to_string();
+    let (code, report, _) =
+        claw_json(&["watch", "--pid", &pid, "--duration", "4s", "--format", "json"]);
+    assert_eq!(code, 3, "{report:#}");
+    let target = &report["targets"][0];
+    assert_eq!((&target["runtime"], &target["mode"]), (&"cpython".into(), &"memory".into()));
+    assert!(target["rss_bytes"].as_u64() > Some(1 << 20), "{target:#}");
+    assert_eq!(target["blocked"].as_array().map(Vec::len), Some(1), "{target:#}");
+    let why = report["summary"]["why_not_enough"].to_string();
+    assert!(why.contains("only its resident memory is known"), "{report:#}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Engine, exact};
 use crate::{
     ledger::{Amount, Process, SiteId},
     report::{clean::clean, model, site::describe},
-    stream::{Part, Session},
+    stream::{MEMORY_MODE, Part, Session},
     tenant::TenantId,
 };
 use model::Verdict;
@@ -19,6 +19,9 @@ pub fn timestamp(session: &Session, t_ns: u64) -> String {
 
 /// Censuses of a CPython heap below which silence means nothing.
 const FEWEST_CENSUSES: u64 = 3;
+/// Seconds after which the trend of resident memory says something: its first
+/// window is two hours long.
+const RESIDENT_S: f64 = 7200.0;
 /// Share of events lost above which silence means nothing.
 const MOST_LOST: f64 = 0.05;
 
@@ -76,7 +79,15 @@ fn why_not_enough(e: &Engine) -> Option<String> {
     for p in e.all_processes() {
         let pid = p.info.pid;
         let watched_s = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
-        let reason = if p.info.runtime == "cpython" {
+        let reason = if p.info.mode == MEMORY_MODE {
+            if watched_s >= RESIDENT_S {
+                return None;
+            }
+            format!(
+                "process {pid}: only its resident memory is known, and growth of that is told \
+                 from a cache that fills after two hours"
+            )
+        } else if p.info.runtime == "cpython" {
             match p.censuses.taken {
                 n if n >= FEWEST_CENSUSES && watched_s >= 20.0 => return None,
                 n => format!(

@@ -1,6 +1,7 @@
 //! The live loop: attach, drain, tick, and let everything go again.
 
 mod children;
+mod python;
 mod turn;
 
 use std::{
@@ -22,6 +23,7 @@ use super::{
     lines::LineWriter,
     memory,
     python::WatchedPython,
+    resident::WatchedMemory,
     session,
     sink::Sink,
     steps::{failed, make_step, step},
@@ -36,7 +38,6 @@ use crate::{
     symbol::BinaryCache,
     target::{
         capability,
-        cpython::live::LiveError,
         process::{Process, all_pids},
     },
 };
@@ -133,6 +134,8 @@ struct Live<'a> {
     binaries: BinaryCache,
     targets: BTreeMap<u32, Watched>,
     pythons: BTreeMap<u32, WatchedPython>,
+    /// Of which no more is known.
+    residents: BTreeMap<u32, WatchedMemory>,
     /// What opens windows on them: loaded for the first; `None` in it when the
     /// kernel refused.
     py_windows: Option<Option<Arc<PyWindows>>>,
@@ -177,6 +180,7 @@ impl<'a> Live<'a> {
             binaries: BinaryCache::default(),
             targets: BTreeMap::new(),
             pythons: BTreeMap::new(),
+            residents: BTreeMap::new(),
             py_windows: None,
             refused: BTreeMap::new(),
             family: Family::default(),
@@ -214,7 +218,7 @@ impl<'a> Live<'a> {
             }
             Select::Name(_) | Select::All => {
                 let tried = self.rescan();
-                let watched = self.targets.len() + self.pythons.len();
+                let watched = self.watched();
                 let detail = format!("{tried} processes looked at, {watched} watched");
                 self.sink.put(step("Discovering Go and CPython processes", detail, looking));
                 if watched == 0 {
@@ -257,20 +261,15 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    fn start_python(&mut self, process: Process, began: Instant) -> Result<(), StartError> {
-        let (pid, name) = (process.pid, process.name.clone());
-        let (watched, info) = match WatchedPython::start(process, self.options) {
-            Err(LiveError::Python { source, .. }) if source.is_not_python() => {
-                return Err(StartError::Neither { pid, name });
-            }
-            other => other?,
-        };
-        let detail =
-            format!("nothing to attach: the memory of {name} (pid {pid}) is read from outside");
-        self.sink.put(Item::Target(info));
-        self.sink.put(step("Watching CPython", detail, began));
-        self.pythons.insert(pid, watched);
-        Ok(())
+    fn watches(&self, pid: u32) -> bool {
+        self.targets.contains_key(&pid)
+            || self.pythons.contains_key(&pid)
+            || self.residents.contains_key(&pid)
+    }
+
+    /// How many processes are watched.
+    fn watched(&self) -> usize {
+        self.targets.len() + self.pythons.len() + self.residents.len()
     }
 
     /// Attach to what is new; gives the number of processes looked at.
@@ -280,8 +279,7 @@ impl<'a> Live<'a> {
         self.refused.retain(|pid, _| pids.binary_search(pid).is_ok());
         let mut looked = 0;
         for pid in pids {
-            let watched = self.targets.contains_key(&pid) || self.pythons.contains_key(&pid);
-            if pid == own || watched {
+            if pid == own || self.watches(pid) {
                 continue;
             }
             let Ok(process) = Process::open(pid) else { continue };
@@ -332,9 +330,8 @@ impl<'a> Live<'a> {
                 _ = refresh.tick() => self.sink.refresh(),
                 _ = judge.tick() => judge.reset_after(self.judge()),
             }
-            let none_left = self.targets.is_empty() && self.pythons.is_empty();
             let over = matches!(self.select, Select::Pids(_))
-                && none_left
+                && self.watched() == 0
                 && !(self.options.children && self.family.lives());
             let child_over = child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
             if over || child_over || self.sink.closed {
@@ -409,12 +406,14 @@ impl<'a> Live<'a> {
         for pid in dead {
             self.gone(pid, "it ended");
         }
-        let gone: Vec<(u32, &str)> =
-            self.pythons.iter().filter_map(|(pid, p)| Some((*pid, p.gone()?))).collect();
+        let pythons = self.pythons.iter().filter_map(|(pid, p)| Some((*pid, p.gone()?)));
+        let residents = self.residents.iter().filter_map(|(pid, p)| Some((*pid, p.gone()?)));
+        let gone: Vec<(u32, &str)> = pythons.chain(residents).collect();
         for (pid, why) in gone {
             if let Some(python) = self.pythons.remove(&pid).as_mut() {
                 self.python_window(pid, python, true);
             }
+            self.residents.remove(&pid);
             self.sink.put(Item::TargetGone { pid, t_ns: monotonic_ns(), why: why.to_owned() });
             self.sink.put(step("Target gone", format!("process {pid}: {why}"), Instant::now()));
             // The same process may go on as another program.

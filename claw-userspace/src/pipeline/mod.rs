@@ -26,6 +26,7 @@ mod python;
 pub mod pywindow;
 mod remote;
 mod replay;
+mod resident;
 mod screen;
 mod session;
 mod sink;

@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::{
     container,
-    cpython::binary::{Python, PythonError},
+    cpython::{
+        binary::{Python, PythonError},
+        live::LivePython,
+    },
     go::{
         binary::{GoBinary, GoBinaryError},
         layout::GoLayout,
@@ -162,20 +165,22 @@ pub fn sample_rate(process: &Process, binary: &GoBinary) -> Result<u64, String> 
 
 /// False when it is no CPython process after all, or cannot be looked at.
 fn cpython(d: &mut Discovered, process: &Process, unreadable: &mut usize) -> bool {
-    let everything = |why| Blocked { what: "everything".into(), why };
+    let blocked = |what: &str, why| Blocked { what: what.into(), why };
     match Python::of(process) {
         Ok(python) => {
             d.version = Some(python.version.to_string());
             d.stripped = Some(python.stripped);
             d.pie = Some(python.pie);
-            match python.layout() {
-                Ok(_) => {
-                    d.watchable.push("heap by type");
-                    let why = "the census names what grows and what holds it, not the line that \
-                               allocates; tenants are those of whole processes";
-                    d.blocked.push(Blocked { what: "allocation sites".into(), why: why.into() });
-                }
-                Err(why) => d.blocked.push(everything(why)),
+            if let Err(why) = python.layout() {
+                d.watchable.push("resident memory");
+                d.blocked.push(blocked("objects and allocation sites", why));
+                return true;
+            }
+            d.watchable.push("heap by type");
+            let live = LivePython::open(process.clone()).map_err(|e| e.to_string());
+            match live.and_then(|live| live.inside()) {
+                Ok(_) => d.watchable.push("allocation sites"),
+                Err(why) => d.blocked.push(blocked("allocation sites", why)),
             }
             true
         }
@@ -185,7 +190,8 @@ fn cpython(d: &mut Discovered, process: &Process, unreadable: &mut usize) -> boo
         }
         Err(PythonError::NotPython | PythonError::Process(_)) => false,
         Err(e) => {
-            d.blocked.push(everything(e.to_string()));
+            d.watchable.push("resident memory");
+            d.blocked.push(blocked("objects and allocation sites", e.to_string()));
             true
         }
     }

@@ -72,7 +72,7 @@ impl Live<'_> {
         self.family.grow();
         let new: Vec<u32> = self.family.0.keys().copied().collect();
         for pid in new {
-            if self.targets.contains_key(&pid) || self.pythons.contains_key(&pid) {
+            if self.watches(pid) {
                 continue;
             }
             let Ok(process) = Process::open(pid) else { continue };

@@ -16,6 +16,7 @@ use crate::{
         holders, nativegain, pygain,
         python::WatchedPython,
         pywindow::Seen,
+        resident::WatchedMemory,
         steps::{failed, make_step, say, step},
         watched::Watched,
     },
@@ -141,6 +142,9 @@ impl Live<'_> {
             if let Some(item) = target.memory_item() {
                 self.sink.put(item);
             }
+        }
+        for item in self.residents.values().filter_map(WatchedMemory::look) {
+            self.sink.put(item);
         }
         let watched = self.pythons.len();
         for (pid, python) in &mut self.pythons {

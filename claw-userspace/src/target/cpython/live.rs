@@ -36,6 +36,16 @@ pub enum LiveError {
 }
 
 impl LiveError {
+    /// It is CPython, and its objects cannot be read: an unknown version or build.
+    pub fn is_unknown(&self) -> bool {
+        use PythonError::{Old, Symbol, Version};
+        match self {
+            Self::Python { source, .. } => matches!(source, Old(_) | Symbol { .. } | Version(_)),
+            Self::Layout { .. } => true,
+            Self::Process(_) | Self::Memory { .. } => false,
+        }
+    }
+
     pub fn is_not_permitted(&self) -> bool {
         match self {
             Self::Python { source, .. } => source.is_not_permitted(),

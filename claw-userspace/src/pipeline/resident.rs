@@ -1,0 +1,68 @@
+//! A CPython process whose objects cannot be read, since its version or its
+//! build is not known: what the kernel counts of it is all that is watched.
+
+use super::{Options, clock::monotonic_ns, owner::Owner};
+use crate::{
+    report::clean::clean,
+    stream::{Blocked, Item, MEMORY_MODE, TargetInfo},
+    target::{
+        cpython::{binary::Python, live::LiveError},
+        process::Process,
+    },
+};
+
+#[derive(Debug)]
+pub struct WatchedMemory {
+    process: Process,
+}
+
+impl WatchedMemory {
+    /// Gives what the stream has to know about it; `why` nothing else is seen.
+    pub fn start(process: Process, why: &LiveError, options: &Options) -> (Self, TargetInfo) {
+        let owner = Owner::of(&process, &options.tenants);
+        let python = Python::of(&process).ok();
+        let info = TargetInfo {
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+            uptime_ns: process.uptime_ns().unwrap_or(0),
+            t_ns: monotonic_ns(),
+            name: clean(&process.name),
+            exe: clean(&process.exe),
+            runtime: "cpython".into(),
+            version: python.as_ref().map_or_else(String::new, |p| p.version.to_string()),
+            stripped: python.is_some_and(|p| p.stripped),
+            container: owner.container,
+            mode: MEMORY_MODE.into(),
+            sample_rate: None,
+            heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
+            default_tenant: owner.tenant,
+            labels_before_default: 0,
+            blocked: vec![Blocked {
+                what: "objects, holders, threads, tasks and allocation sites".into(),
+                why: format!("{}; its resident memory is watched", clean(&why.to_string())),
+            }],
+        };
+        (Self { process }, info)
+    }
+
+    /// Why it can no longer be watched, if so.
+    pub fn gone(&self) -> Option<&'static str> {
+        if !self.process.is_alive() {
+            return Some("it ended");
+        }
+        let now = Process::open(self.process.pid).ok()?;
+        (now.exe != self.process.exe).then_some("it replaced its program (exec)")
+    }
+
+    /// What it uses now; `None` when it is gone, which is found out elsewhere.
+    pub fn look(&self) -> Option<Item> {
+        let m = self.process.memory_use().ok()?;
+        Some(Item::Memory {
+            pid: self.process.pid,
+            t_ns: monotonic_ns(),
+            rss_bytes: m.rss_bytes,
+            anon_bytes: m.anon_bytes,
+            threads: m.threads,
+        })
+    }
+}
