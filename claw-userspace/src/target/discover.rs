@@ -179,7 +179,7 @@ fn cpython(d: &mut Discovered, process: &Process, unreadable: &mut usize) -> boo
             d.watchable.push("heap by type");
             let live = LivePython::open(process.clone()).map_err(|e| e.to_string());
             match live.and_then(|live| live.inside()) {
-                Ok(_) => d.watchable.push("allocation sites"),
+                Ok(_) => d.watchable.push("heap by site"),
                 Err(why) => d.blocked.push(blocked("allocation sites", why)),
             }
             true
