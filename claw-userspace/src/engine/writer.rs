@@ -2,6 +2,7 @@
 
 use super::part::{self, ALL};
 use crate::{
+    explain,
     ledger::{Process, Writer, Written},
     report::{
         clean::clean,
@@ -56,6 +57,11 @@ pub fn of_writer(
         f.evidence.push(unknown(written, type_name));
     }
     if let Some(r) = &mut f.remedy {
+        if f.holder.is_none()
+            && let Some(text) = explain::queue_remedy(&writer.site.frames)
+        {
+            r.text = text;
+        }
         (r.file, r.line) = (r.file.take().or_else(|| f.site.file.clone()), r.line.or(f.site.line));
     }
     f

@@ -1,6 +1,10 @@
 //! What to change in a CPython service, from what grows and what holds it.
 
-use crate::{report::model::Kind, stream::Grown};
+use crate::{
+    report::model::Kind,
+    stream::Grown,
+    symbol::{Frame, Origin},
+};
 
 const RSS: &str = "bound what keeps large buffers, strings or tables; if none of the service's \
                    code does, look at the C extensions it uses (an object that has to be closed, \
@@ -53,4 +57,45 @@ pub fn python_remedy(kind: Kind, subject: &str, held: Option<&Grown>) -> String 
         _ => "a global that is added to and never cleared. Remove what is done with",
     };
     format!("{} is {what}.", h.place)
+}
+
+/// Where what stays was put into a queue of the standard library
+/// (`Lib/queue.py`, `Lib/asyncio/queues.py`, `Lib/multiprocessing/queues.py`).
+pub fn queue_remedy(frames: &[Frame]) -> Option<String> {
+    let put = frames.iter().find(|f| {
+        let name = f.function.rsplit('.').next().unwrap_or_default();
+        f.origin == Origin::Std
+            && ["/queue.py", "/queues.py"].iter().any(|file| f.file.ends_with(file))
+            && matches!(name, "put" | "put_nowait" | "_put")
+    })?;
+    let queue =
+        if put.file.ends_with("/asyncio/queues.py") { "an asyncio queue" } else { "a queue" };
+    Some(format!(
+        "They are put into {queue} faster than they are taken from it, or nobody takes \
+         them: see that its consumers run and keep up, and give it a `maxsize`, so that the \
+         producer waits or is refused."
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_of_the_library_is_told_from_the_services_own() {
+        let frame = |function: &str, file: &str, origin| Frame {
+            function: function.into(),
+            file: file.into(),
+            line: 1,
+            start_line: 1,
+            inlined: false,
+            origin,
+        };
+        let put = frame("Queue._put", "/usr/lib/python3.11/asyncio/queues.py", Origin::Std);
+        let own = frame("Queue.put", "/app/queue.py", Origin::Main);
+        let text = queue_remedy(&[put, own.clone()]).unwrap();
+        assert!(text.contains("an asyncio queue") && text.contains("maxsize"), "{text}");
+        let get = frame("Queue.get", "/usr/lib/python3.11/queue.py", Origin::Std);
+        assert_eq!(queue_remedy(&[get, own]), None);
+    }
 }
