@@ -254,8 +254,15 @@ fn wait_reasons_are_those_of_the_source() {
     }
 }
 
+/// What a Go program begins its build information with, among the constants of
+/// one that is none.
+#[repr(align(16))]
+struct Aligned([u8; 32]);
+static MAGIC: Aligned = Aligned(*b"\xff Go buildinf:\x08\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+
 #[test]
 fn one_line_for_what_cannot_be_read() {
+    assert!(std::hint::black_box(&MAGIC).0.starts_with(b"\xff Go"));
     let message = |pid: u32| goroutines(&Source::Process(pid), false).unwrap_err().to_string();
     assert!(message(4_194_303).contains("no process"));
     assert!(message(std::process::id()).contains("not a Go program"));

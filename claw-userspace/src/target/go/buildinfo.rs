@@ -8,7 +8,8 @@ const HEADER: usize = 32;
 /// Inline strings, Go ≥ 1.18.
 const FLAG_INLINE: u8 = 2;
 /// The magic is aligned to 16; without section headers it is looked for in the
-/// first part of each segment that holds data.
+/// first part of each segment that can be written to. A program that reads
+/// build information has the magic among its constants.
 const SCAN: u64 = 64 << 20;
 const MAX_STRING: u64 = 4 << 20;
 
@@ -116,7 +117,7 @@ fn string(elf: &Elf, at: &mut u64) -> Option<Vec<u8>> {
 
 fn scan(elf: &Elf) -> Option<u64> {
     const CHUNK: u64 = 1 << 20;
-    for s in elf.segments.iter().filter(|s| !s.executable) {
+    for s in elf.segments.iter().filter(|s| s.writable && !s.executable) {
         let end = s.file_size.min(SCAN);
         let mut done = 0;
         while done < end {
