@@ -34,7 +34,7 @@ use crate::{
     decode::{What, decode},
     probe::{HitCost, Probes, PyWindows, hit_cost},
     record::Writer,
-    stream::{Item, StepStatus},
+    stream::{Item, StepStatus, TargetInfo},
     symbol::BinaryCache,
     target::{
         capability,
@@ -241,8 +241,7 @@ impl<'a> Live<'a> {
             Err(e) if e.is_not_go() => return self.start_python(process, began),
             other => other?,
         };
-        let blocked = info.blocked.clone();
-        self.sink.put(Item::Target(info));
+        self.sink.put(Item::Target(info.clone()));
         let sink = &mut self.sink;
         let reading = Instant::now();
         if let Some(detail) = watched.put_before(&mut |item| sink.put(item)) {
@@ -251,14 +250,19 @@ impl<'a> Live<'a> {
         for detail in details {
             self.sink.put(step("Attaching", detail, began));
         }
-        for b in blocked {
-            let detail = format!("process {pid}: {}: {}", b.what, b.why);
-            let mut s = make_step("Attaching", detail, began);
+        self.put_blocked("Attaching", &info, began);
+        self.targets.insert(pid, watched);
+        Ok(())
+    }
+
+    /// A line of the log for each thing that cannot be seen.
+    fn put_blocked(&mut self, action: &str, info: &TargetInfo, began: Instant) {
+        for b in &info.blocked {
+            let detail = format!("process {}: {}: {}", info.pid, b.what, b.why);
+            let mut s = make_step(action, detail, began);
             s.status = StepStatus::Blocked;
             self.sink.put(Item::Step(s));
         }
-        self.targets.insert(pid, watched);
-        Ok(())
     }
 
     fn watches(&self, pid: u32) -> bool {

@@ -18,6 +18,7 @@ use super::{
     owner::Owner,
     pywindow::{self, NoWindow, On, Open, Seen, Watch},
     remote::{self, Collections},
+    resident::memory_item,
 };
 use crate::{
     probe::{HitCost, PyWindows},
@@ -215,13 +216,7 @@ impl WatchedPython {
         let pid = self.live.process.pid;
         let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
         let t_ns = monotonic_ns();
-        let mut items = vec![Item::Memory {
-            pid,
-            t_ns,
-            rss_bytes: m.rss_bytes,
-            anon_bytes: m.anon_bytes,
-            threads: m.threads,
-        }];
+        let mut items = vec![memory_item(pid, m)];
         // What is not known of them is said at the start.
         if let Ok(threads) = self.live.threads(&self.rules) {
             items.push(Item::Flows(self.threads.look(pid, t_ns, FlowKind::Thread, threads)));

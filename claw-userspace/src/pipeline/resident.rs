@@ -7,7 +7,7 @@ use crate::{
     stream::{Blocked, Item, MEMORY_MODE, TargetInfo},
     target::{
         cpython::{binary::Python, live::LiveError},
-        process::Process,
+        process::{MemoryUse, Process},
     },
 };
 
@@ -56,13 +56,17 @@ impl WatchedMemory {
 
     /// What it uses now; `None` when it is gone, which is found out elsewhere.
     pub fn look(&self) -> Option<Item> {
-        let m = self.process.memory_use().ok()?;
-        Some(Item::Memory {
-            pid: self.process.pid,
-            t_ns: monotonic_ns(),
-            rss_bytes: m.rss_bytes,
-            anon_bytes: m.anon_bytes,
-            threads: m.threads,
-        })
+        Some(memory_item(self.process.pid, self.process.memory_use().ok()?))
+    }
+}
+
+/// What the kernel counts of a process, as of now.
+pub fn memory_item(pid: u32, m: MemoryUse) -> Item {
+    Item::Memory {
+        pid,
+        t_ns: monotonic_ns(),
+        rss_bytes: m.rss_bytes,
+        anon_bytes: m.anon_bytes,
+        threads: m.threads,
     }
 }

@@ -16,6 +16,7 @@ use super::{
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
     owner::Owner,
+    resident::memory_item,
     still::StillLooks,
 };
 use crate::{
@@ -352,14 +353,7 @@ impl Watched {
 
     /// What it uses now; `None` when it is gone.
     pub fn memory_item(&self) -> Option<Item> {
-        let m = self.process.memory_use().ok()?;
-        Some(Item::Memory {
-            pid: self.process.pid,
-            t_ns: monotonic_ns(),
-            rss_bytes: m.rss_bytes,
-            anon_bytes: m.anon_bytes,
-            threads: m.threads,
-        })
+        Some(memory_item(self.process.pid, self.process.memory_use().ok()?))
     }
 
     /// Detach the probes of a part that cost more than `budget`, a share of the

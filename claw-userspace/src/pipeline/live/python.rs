@@ -4,13 +4,8 @@ use std::time::Instant;
 
 use super::Live;
 use crate::{
-    pipeline::{
-        python::WatchedPython,
-        resident::WatchedMemory,
-        steps::{make_step, step},
-        watched::StartError,
-    },
-    stream::{Item, StepStatus},
+    pipeline::{python::WatchedPython, resident::WatchedMemory, steps::step, watched::StartError},
+    stream::Item,
     target::{cpython::live::LiveError, process::Process},
 };
 
@@ -43,15 +38,7 @@ impl Live<'_> {
     fn start_resident(&mut self, process: Process, why: &LiveError, began: Instant) {
         let pid = process.pid;
         let (watched, info) = WatchedMemory::start(process, why, self.options);
-        for b in &info.blocked {
-            let mut s = make_step(
-                "Watching CPython",
-                format!("process {pid}: {}: {}", b.what, b.why),
-                began,
-            );
-            s.status = StepStatus::Blocked;
-            self.sink.put(Item::Step(s));
-        }
+        self.put_blocked("Watching CPython", &info, began);
         self.sink.put(Item::Target(info));
         self.residents.insert(pid, watched);
     }
