@@ -18,7 +18,7 @@ use super::{
     owner::Owner,
     pywindow::{self, NoWindow, On, Open, Seen, Watch},
     remote::{self, Collections},
-    resident::memory_item,
+    resident::{cpython, memory_item},
 };
 use crate::{
     probe::{HitCost, PyWindows},
@@ -151,24 +151,8 @@ impl WatchedPython {
                     .into(),
             });
         }
-        let info = TargetInfo {
-            pid: process.pid,
-            start_ticks: process.start_ticks,
-            uptime_ns: process.uptime_ns().unwrap_or(0),
-            t_ns: monotonic_ns(),
-            name: clean(&process.name),
-            exe: clean(&process.exe),
-            runtime: "cpython".into(),
-            version: live.python.version.to_string(),
-            stripped: live.python.stripped,
-            container: owner.container,
-            mode: "census".into(),
-            sample_rate: None,
-            heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
-            default_tenant: owner.tenant,
-            labels_before_default: 0,
-            blocked,
-        };
+        let rules = owner.inside.clone();
+        let info = cpython(process, owner, Some(&live.python), "census", blocked);
         let watched = Self {
             live,
             anon_bytes: 0,
@@ -180,13 +164,13 @@ impl WatchedPython {
             collections: Collections::new(options.remote_exec, options.max_overhead, &door),
             threads: Crowd::default(),
             tasks: Crowd::default(),
-            rules: owner.inside.clone(),
+            rules: rules.clone(),
             windows: Windows {
                 duty,
                 open: None,
                 max_overhead: options.max_overhead,
                 allocators: false,
-                rules: owner.inside,
+                rules,
                 known: FxHashMap::default(),
                 rest_until_ns: 0,
                 opened: 0,

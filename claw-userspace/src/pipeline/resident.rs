@@ -21,27 +21,11 @@ impl WatchedMemory {
     pub fn start(process: Process, why: &LiveError, options: &Options) -> (Self, TargetInfo) {
         let owner = Owner::of(&process, &options.tenants);
         let python = Python::of(&process).ok();
-        let info = TargetInfo {
-            pid: process.pid,
-            start_ticks: process.start_ticks,
-            uptime_ns: process.uptime_ns().unwrap_or(0),
-            t_ns: monotonic_ns(),
-            name: clean(&process.name),
-            exe: clean(&process.exe),
-            runtime: "cpython".into(),
-            version: python.as_ref().map_or_else(String::new, |p| p.version.to_string()),
-            stripped: python.is_some_and(|p| p.stripped),
-            container: owner.container,
-            mode: MEMORY_MODE.into(),
-            sample_rate: None,
-            heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
-            default_tenant: owner.tenant,
-            labels_before_default: 0,
-            blocked: vec![Blocked {
-                what: "objects, holders, threads, tasks and allocation sites".into(),
-                why: format!("{}; its resident memory is watched", clean(&why.to_string())),
-            }],
-        };
+        let blocked = vec![Blocked {
+            what: "objects, holders, threads, tasks and allocation sites".into(),
+            why: format!("{}; its resident memory is watched", clean(&why.to_string())),
+        }];
+        let info = cpython(&process, owner, python.as_ref(), MEMORY_MODE, blocked);
         (Self { process }, info)
     }
 
@@ -57,6 +41,34 @@ impl WatchedMemory {
     /// What it uses now; `None` when it is gone, which is found out elsewhere.
     pub fn look(&self) -> Option<Item> {
         Some(memory_item(self.process.pid, self.process.memory_use().ok()?))
+    }
+}
+
+/// What the stream has to know about a CPython process.
+pub fn cpython(
+    process: &Process,
+    owner: Owner,
+    python: Option<&Python>,
+    mode: &str,
+    blocked: Vec<Blocked>,
+) -> TargetInfo {
+    TargetInfo {
+        pid: process.pid,
+        start_ticks: process.start_ticks,
+        uptime_ns: process.uptime_ns().unwrap_or(0),
+        t_ns: monotonic_ns(),
+        name: clean(&process.name),
+        exe: clean(&process.exe),
+        runtime: "cpython".into(),
+        version: python.map_or_else(String::new, |p| p.version.to_string()),
+        stripped: python.is_some_and(|p| p.stripped),
+        container: owner.container,
+        mode: mode.into(),
+        sample_rate: None,
+        heap_bytes: process.memory_use().ok().map(|m| m.anon_bytes).filter(|b| *b > 0),
+        default_tenant: owner.tenant,
+        labels_before_default: 0,
+        blocked,
     }
 }
 
