@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus},
     sync::Arc,
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -46,6 +47,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// New processes are looked for this often (`--name`, `--all`).
 const RESCAN: Duration = Duration::from_secs(2);
+/// Whether the targets still run is looked up this often.
+const LIVES: Duration = Duration::from_millis(500);
 /// What a terminal shows is drawn this often.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Between the ends of intervals findings are judged this often …
@@ -131,6 +134,8 @@ struct Live<'a> {
     select: Select,
     probes: Probes,
     cost: HitCost,
+    /// Processors that the budget is a share of.
+    cpus: f64,
     binaries: BinaryCache,
     targets: BTreeMap<u32, Watched>,
     pythons: BTreeMap<u32, WatchedPython>,
@@ -177,6 +182,8 @@ impl<'a> Live<'a> {
             select,
             probes,
             cost,
+            // Not at each turn: it reads files.
+            cpus: available_parallelism().map_or(1.0, |n| n.get() as f64),
             binaries: BinaryCache::default(),
             targets: BTreeMap::new(),
             pythons: BTreeMap::new(),
@@ -305,11 +312,12 @@ impl<'a> Live<'a> {
     async fn run(&mut self, mut child: Option<&mut Child>) -> Result<(), WatchError> {
         let ring = self.probes.readable()?;
         let mut poll = interval(POLL);
+        let mut lives = interval(LIVES);
         let mut rescan = interval(RESCAN);
         let mut tick = interval(self.options.interval);
         let mut refresh = interval(REFRESH);
         let mut judge = interval(JUDGE);
-        for i in [&mut poll, &mut rescan, &mut tick, &mut refresh, &mut judge] {
+        for i in [&mut poll, &mut lives, &mut rescan, &mut tick, &mut refresh, &mut judge] {
             i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         tick.tick().await;
@@ -323,8 +331,8 @@ impl<'a> Live<'a> {
                     self.drain();
                     self.govern();
                     self.python_windows(false);
-                    self.let_go_of_the_dead();
                 }
+                _ = lives.tick() => self.let_go_of_the_dead(),
                 ready = ring.readable() => {
                     self.drain();
                     ready?.clear_ready();

@@ -26,7 +26,6 @@ use crate::{
 
 impl Live<'_> {
     pub(super) fn govern(&mut self) {
-        let cpus = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
         let program_ns = match self.probes.counters() {
             Ok(c) => EventCost {
                 heap: c.mean_ns(&[EventKind::GoAlloc, EventKind::GoFree]),
@@ -35,7 +34,7 @@ impl Live<'_> {
             },
             Err(_) => EventCost::default(),
         };
-        let budget = (self.options.max_overhead, cpus);
+        let budget = (self.options.max_overhead, self.cpus);
         for target in self.targets.values_mut() {
             if let Some((item, detail)) = target.govern(&mut self.probes, budget, program_ns) {
                 let mut s = make_step("Governing overhead", detail, self.started);
