@@ -135,7 +135,7 @@ pub fn stacks(binary: &GoBinary, bytes: &[u8]) -> usize {
     for stack in &s.stacks {
         assert!(stack.len() <= bytes.len().max(1 << 16), "longer than what it was read from");
     }
-    let addresses: Vec<u64> = s.goroutines.iter().map(|(g, _)| g.labels).collect();
+    let addresses: Vec<u64> = s.goroutines.iter().map(|g| g.labels).collect();
     labels::all(&Folded(bytes), layout.labels, &addresses, |_, _| {});
     s.stacks.len()
 }
@@ -235,9 +235,10 @@ pub fn binary(path: &Path) {
         let stack: Vec<u8> =
             (range.entry..end).step_by(61).flat_map(u64::to_le_bytes).cycle().take(4096).collect();
         let mut unwinder = Unwinder::new(&binary, 0);
+        let mut frames = Vec::new();
         for pc in (range.entry..end).step_by(61) {
             binary.calls(pc);
-            unwinder.unwind(pc, &stack, pc % 2 == 0);
+            unwinder.unwind(pc, &stack, pc % 2 == 0, &mut frames);
         }
     }
 }

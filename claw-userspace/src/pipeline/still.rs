@@ -12,7 +12,7 @@ use crate::{
     target::{
         go::{
             binary::GoBinary,
-            goroutines::{Goroutine, LookError, State, look},
+            goroutines::{Goroutine, LookError, Stamp, State, look},
             labels,
             layout::GoLayout,
             snapshot::{StackState, stacks_of},
@@ -45,7 +45,7 @@ pub struct StillLooks {
 
 #[derive(Debug)]
 struct Known {
-    stamp: (u64, u64, u64),
+    stamp: Stamp,
     since_ns: u64,
     /// It stood there at the first look: nobody knows since when.
     before: bool,
@@ -89,9 +89,9 @@ impl StillLooks {
         let mut still = Vec::new();
         for g in alive {
             let before = !self.begun;
-            let fresh = || Known { stamp: g.stamp, since_ns: t_ns, before, sent: false };
+            let fresh = || Known { stamp: g.stamp(), since_ns: t_ns, before, sent: false };
             let known = self.known.entry(g.id).or_insert_with(fresh);
-            if known.stamp != g.stamp {
+            if known.stamp != g.stamp() {
                 if known.sent {
                     gone.push(g.id);
                 }
@@ -105,11 +105,11 @@ impl StillLooks {
         items.extend(gone.into_iter().map(|id| Item::Moved { pid: self.pid, id, t_ns }));
         let mut unwinder = Unwinder::new(binary, bias);
         let found = stacks_of(memory, self.layout, &mut unwinder, still);
-        let labels: Vec<u64> = found.goroutines.iter().map(|(g, _)| g.labels).collect();
+        let labels: Vec<u64> = found.goroutines.iter().map(|g| g.labels).collect();
         let labels = labels::tenants(memory, self.layout.labels, &labels, &self.keys);
-        for ((g, stack), label) in found.goroutines.iter().zip(labels) {
-            let (StackState::Known(i) | StackState::Partial(i)) = *stack else { continue };
-            let Some(known) = self.known.get_mut(&g.id).filter(|k| k.stamp == g.stamp) else {
+        for ((g, stack), label) in found.all().zip(labels) {
+            let (StackState::Known(i) | StackState::Partial(i)) = stack else { continue };
+            let Some(known) = self.known.get_mut(&g.id).filter(|k| k.stamp == g.stamp()) else {
                 continue;
             };
             known.sent = true;

@@ -105,9 +105,9 @@ impl LabelSets {
     /// Read those of all goroutines. They are believed when a goroutine that
     /// had them has them still: then they were not let go in between, and what
     /// is not let go never changes.
-    fn read(&mut self, memory: &impl Memory, layout: &GoLayout, all: &[(Goroutine, StackState)]) {
+    fn read(&mut self, memory: &impl Memory, layout: &GoLayout, all: &[Goroutine]) {
         let mut holders: FxHashMap<u64, &Goroutine> = FxHashMap::default();
-        for (g, _) in all {
+        for g in all {
             // The oldest, which come first, live longest.
             holders.entry(g.labels).or_insert(g);
         }
@@ -172,8 +172,8 @@ impl Grouper {
         self.labels.read(memory, self.layout, &s.goroutines);
         let none = self.labels.intern(Labels::new());
         let mut members: FxHashMap<Key, Vec<Member>> = FxHashMap::default();
-        for (g, stack) in &s.goroutines {
-            if !system && self.is_system(g, *stack, s) {
+        for (g, stack) in s.all() {
+            if !system && self.is_system(g, stack, s) {
                 self.unseen.system += 1;
                 continue;
             }
@@ -186,7 +186,7 @@ impl Grouper {
             let reason = if g.state.waits() { g.wait_reason } else { 0 };
             let labels = self.labels.by_address.get(&g.labels).copied().flatten();
             self.unseen.labels += usize::from(labels.is_none());
-            let key = (*stack, g.state, reason, g.gopc, g.startpc, labels.unwrap_or(none));
+            let key = (stack, g.state, reason, g.gopc, g.startpc, labels.unwrap_or(none));
             members.entry(key).or_default().push(self.member(g));
         }
         let mut groups: Vec<Group> =

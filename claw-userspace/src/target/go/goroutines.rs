@@ -2,8 +2,6 @@
 //! stopping it. What is read may change meanwhile: an entry that makes no
 //! sense is left out and counted, never reported.
 
-use rustc_hash::FxHashSet;
-
 use super::layout::GoLayout;
 use crate::target::{
     bulk::{Piece, read_pieces},
@@ -82,8 +80,19 @@ pub struct Goroutine {
     /// Where it goes on when it runs again, or called the kernel or C from.
     pub sp: u64,
     pub pc: u64,
+    /// Its status, and how often the scheduler counted a change of it (modulo
+    /// 256).
+    turn: u64,
+}
+
+/// See [`Goroutine::stamp`].
+pub type Stamp = (u64, u64, u64);
+
+impl Goroutine {
     /// Differs when it ran between two looks, but for one time in 256.
-    pub stamp: (u64, u64, u64),
+    pub fn stamp(&self) -> Stamp {
+        (self.sp, self.pc, self.turn)
+    }
 }
 
 /// All that were found in one look.
@@ -122,14 +131,17 @@ const FREE: [u32; 4] = [0, 5, 6, 11];
 /// When memory cannot be read or is no slice of goroutines.
 pub fn look(memory: &impl Memory, layout: &GoLayout, allgs: u64) -> Result<Look, LookError> {
     let slots = slots(memory, allgs)?;
-    let mut look = Look::default();
-    let mut seen = FxHashSet::default();
+    let mut look = Look { alive: Vec::with_capacity(slots.len()), torn: 0 };
     at(memory, layout, &slots, |_, found| match found {
-        Found::Alive(g) if seen.insert(g.id) => look.alive.push(g),
+        Found::Alive(g) => look.alive.push(g),
         Found::Free => {}
-        Found::Alive(_) | Found::Torn => look.torn += 1,
+        Found::Torn => look.torn += 1,
     });
-    look.alive.sort_unstable_by_key(|g| g.id);
+    // Mostly in order already, which a stable sort makes use of.
+    look.alive.sort_by_key(|g| g.id);
+    let all = look.alive.len();
+    look.alive.dedup_by_key(|g| g.id);
+    look.torn += all - look.alive.len();
     Ok(look)
 }
 
@@ -190,7 +202,7 @@ fn parse(layout: &GoLayout, address: u64, g: &[u8]) -> Found {
         stack: (word(0), word(8)),
         sp,
         pc,
-        stamp: (sp, pc, seq << 32 | u64::from(status)),
+        turn: seq << 32 | u64::from(status),
     })
 }
 

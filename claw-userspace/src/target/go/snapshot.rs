@@ -47,8 +47,11 @@ pub type Registers = (u64, u64);
 
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    pub goroutines: Vec<(Goroutine, StackState)>,
-    /// Distinct stacks, leaf first (see [`super::unwind::Trace`]).
+    /// In the order of their ids.
+    pub goroutines: Vec<Goroutine>,
+    /// Of each of them.
+    pub states: Vec<StackState>,
+    /// Distinct stacks, leaf first (see [`Unwinder::unwind`]).
     pub stacks: Vec<Vec<u64>>,
     /// Slots that were no goroutine in any known state.
     pub torn_slots: usize,
@@ -72,74 +75,102 @@ pub fn snapshot(
     registers: &[Registers],
 ) -> Result<Snapshot, LookError> {
     let seen = look(memory, layout, allgs)?;
-    let mut s = Snapshot { torn_slots: seen.torn, ..Snapshot::default() };
-    s.read(memory, layout, unwinder, registers, seen.alive);
-    s.goroutines.sort_unstable_by_key(|(g, _)| g.id);
+    let mut s = Snapshot { torn_slots: seen.torn, goroutines: seen.alive, ..Snapshot::default() };
+    s.read(memory, layout, unwinder, registers);
     Ok(s)
 }
 
-/// The stacks of some of the goroutines of a [`look`].
+/// The stacks of some of the goroutines of a [`look`], in its order.
 pub fn stacks_of(
     memory: &impl Memory,
     layout: &GoLayout,
     unwinder: &mut Unwinder,
     goroutines: Vec<Goroutine>,
 ) -> Snapshot {
-    let mut s = Snapshot::default();
-    s.read(memory, layout, unwinder, &[], goroutines);
+    let mut s = Snapshot { goroutines, ..Snapshot::default() };
+    s.read(memory, layout, unwinder, &[]);
     s
 }
 
+/// Where the stack of one begins (see [`place`]).
+struct Place {
+    /// Of the goroutine.
+    index: usize,
+    pc: u64,
+    sp: u64,
+    trap: bool,
+}
+
 impl Snapshot {
+    /// The goroutines, each with what is known of its stack.
+    pub fn all(&self) -> impl Iterator<Item = (&Goroutine, StackState)> {
+        self.goroutines.iter().zip(self.states.iter().copied())
+    }
+
     fn read(
         &mut self,
         memory: &impl Memory,
         layout: &GoLayout,
         unwinder: &mut Unwinder,
         registers: &[Registers],
-        alive: Vec<Goroutine>,
     ) {
+        let mut all = std::mem::take(&mut self.goroutines);
+        // `None`: not known yet, or no longer one of the living.
+        let mut states: Vec<Option<StackState>> = vec![None; all.len()];
         let mut interned: FxHashMap<Vec<u64>, u32> = FxHashMap::default();
-        let mut todo = alive;
+        let mut todo: Vec<usize> = (0..all.len()).collect();
         for round in 0..ROUNDS {
-            let mut places: Vec<(Goroutine, u64, u64, bool)> = Vec::new();
-            for g in std::mem::take(&mut todo) {
-                match place(&g, registers) {
-                    Some((pc, sp, trap)) => places.push((g, pc, sp, trap)),
-                    None if g.state == State::Running => {
-                        self.goroutines.push((g, StackState::Running));
-                    }
-                    None => self.goroutines.push((g, StackState::Torn)),
+            let mut places = Vec::with_capacity(todo.len());
+            for index in std::mem::take(&mut todo) {
+                let (Some(g), Some(state)) = (all.get(index), states.get_mut(index)) else {
+                    continue;
+                };
+                match place(g, registers) {
+                    Some((pc, sp, trap)) => places.push(Place { index, pc, sp, trap }),
+                    None if g.state == State::Running => *state = Some(StackState::Running),
+                    None => *state = Some(StackState::Torn),
                 }
             }
             if places.is_empty() {
-                return;
+                break;
             }
-            let traces = self.unwind(memory, unwinder, &mut interned, &places);
-            let addresses: Vec<u64> = places.iter().map(|(g, ..)| g.address).collect();
+            let traces = self.unwind(memory, unwinder, &mut interned, &all, &places);
+            let addresses: Vec<u64> = places
+                .iter()
+                .map(|p| all.get(p.index).map_or(0, |g: &Goroutine| g.address))
+                .collect();
             at(memory, layout, &addresses, |i, found| {
-                let Some((g, ..)) = places.get(i) else { return };
-                let trace = traces.get(i).copied().flatten();
-                match (found, trace) {
-                    (Found::Alive(now), Some(stack)) if now.stamp == g.stamp && now.id == g.id => {
-                        self.goroutines.push((now, stack));
-                    }
-                    // It ended meanwhile: no longer one of the living.
-                    (Found::Free, _) => {}
-                    (Found::Alive(now), _) if round + 1 < ROUNDS && now.id == g.id => {
-                        todo.push(now);
-                    }
-                    (Found::Alive(now), _) if now.id == g.id => {
-                        self.goroutines.push((now, StackState::Torn));
-                    }
+                let Some(index) = places.get(i).map(|p| p.index) else { return };
+                let (Some(g), Some(state)) = (all.get_mut(index), states.get_mut(index)) else {
+                    return;
+                };
+                match found {
                     // The slot was given to another one, which is too young to
                     // have been there when the look began.
-                    (Found::Alive(_), _) => {}
-                    (Found::Torn, _) => self.torn_slots += 1,
+                    Found::Alive(now) if now.id != g.id => {}
+                    Found::Alive(now) => {
+                        let trace = traces.get(i).copied().flatten();
+                        let trace = trace.filter(|_| now.stamp() == g.stamp());
+                        *g = now;
+                        *state = match trace {
+                            None if round + 1 < ROUNDS => {
+                                todo.push(index);
+                                None
+                            }
+                            known => known.or(Some(StackState::Torn)),
+                        };
+                    }
+                    // It ended meanwhile: no longer one of the living.
+                    Found::Free => {}
+                    Found::Torn => self.torn_slots += 1,
                 }
             });
             self.retried += todo.len();
         }
+        let mut alive = states.iter();
+        all.retain(|_| alive.next().is_some_and(Option::is_some));
+        self.goroutines = all;
+        self.states = states.into_iter().flatten().collect();
     }
 
     fn unwind(
@@ -147,37 +178,40 @@ impl Snapshot {
         memory: &impl Memory,
         unwinder: &mut Unwinder,
         interned: &mut FxHashMap<Vec<u64>, u32>,
-        places: &[(Goroutine, u64, u64, bool)],
+        goroutines: &[Goroutine],
+        places: &[Place],
     ) -> Vec<Option<StackState>> {
         let pieces: Vec<Piece> = places
             .iter()
-            .map(|(g, _, sp, _)| {
+            .map(|p| {
+                let high = goroutines.get(p.index).map_or(0, |g| g.stack.1);
                 let left = MOST_BYTES - self.bytes;
-                let len = g.stack.1.saturating_sub(*sp).min(MOST_STACK).min(left);
+                let len = high.saturating_sub(p.sp).min(MOST_STACK).min(left);
                 self.bytes += len;
-                Piece { address: *sp, len: usize::try_from(len).unwrap_or(0) }
+                Piece { address: p.sp, len: usize::try_from(len).unwrap_or(0) }
             })
             .collect();
         let mut traces = vec![None; places.len()];
+        let mut frames = Vec::new();
         read_pieces(memory, &pieces, |i, bytes| {
-            let (Some((_, pc, _, trap)), Some(bytes)) = (places.get(i), bytes) else { return };
-            let mut trace = unwinder.unwind(*pc, bytes, *trap);
+            let (Some(p), Some(bytes)) = (places.get(i), bytes) else { return };
+            let mut complete = unwinder.unwind(p.pc, bytes, p.trap, &mut frames);
             if self.frames >= MOST_KEPT {
-                trace.complete &= trace.frames.len() <= 1;
-                trace.frames.truncate(1);
+                complete &= frames.len() <= 1;
+                frames.truncate(1);
             }
             let next = u32::try_from(self.stacks.len()).unwrap_or(u32::MAX);
-            let stack = match interned.get(&trace.frames) {
+            let stack = match interned.get(&frames) {
                 Some(stack) => *stack,
                 None => {
-                    self.frames += trace.frames.len();
-                    interned.insert(trace.frames.clone(), next);
-                    self.stacks.push(trace.frames);
+                    self.frames += frames.len();
+                    interned.insert(frames.clone(), next);
+                    self.stacks.push(frames.clone());
                     next
                 }
             };
             if let Some(slot) = traces.get_mut(i) {
-                *slot = Some(if trace.complete {
+                *slot = Some(if complete {
                     StackState::Known(stack)
                 } else {
                     StackState::Partial(stack)

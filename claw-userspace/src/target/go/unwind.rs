@@ -18,16 +18,6 @@ const MOST_FRAMES: usize = 1 << 12;
 /// on average. A hostile memory has a stack of thousands for each.
 const MOST_IN_ALL: usize = 1 << 25;
 
-/// A stack, leaf first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
-    /// Return addresses, or one more than the instruction where none was
-    /// called: the call is always before the address.
-    pub frames: Vec<u64>,
-    /// Followed to its outermost function.
-    pub complete: bool,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Step {
     delta: u64,
@@ -72,21 +62,25 @@ impl<'a> Unwinder<'a> {
 
     /// The stack of what stands at `pc`; `stack` holds the memory from its
     /// stack pointer on. `trap` says that no call led to `pc`.
-    pub fn unwind(&mut self, pc: u64, stack: &[u8], trap: bool) -> Trace {
-        let mut trace = Trace::default();
+    ///
+    /// `frames` becomes the stack, leaf first: return addresses, or one more
+    /// than the instruction where none was called, so that the call is always
+    /// before the address. Says whether it was followed to its outermost
+    /// function.
+    pub fn unwind(&mut self, pc: u64, stack: &[u8], trap: bool, frames: &mut Vec<u64>) -> bool {
+        frames.clear();
         let (mut pc, mut at, mut trap) = (pc, 0usize, trap);
         loop {
-            let Some(step) = self.step(pc) else { return trace };
-            if step.top && !trace.frames.is_empty() {
-                trace.complete = true;
-                return trace;
+            let Some(step) = self.step(pc) else { return false };
+            if step.top && !frames.is_empty() {
+                return true;
             }
-            let enough = trace.frames.len() >= MOST_FRAMES || self.left == 0;
-            if (step.writes_sp || enough) && !trace.frames.is_empty() {
-                return trace;
+            let enough = frames.len() >= MOST_FRAMES || self.left == 0;
+            if (step.writes_sp || enough) && !frames.is_empty() {
+                return false;
             }
             self.left = self.left.saturating_sub(1);
-            trace.frames.push(if trap || step.entry { pc.wrapping_add(1) } else { pc });
+            frames.push(if trap || step.entry { pc.wrapping_add(1) } else { pc });
             trap = step.trap;
             // The stack pointer only ever goes up: this ends.
             let slot = usize::try_from(step.delta).ok().and_then(|d| at.checked_add(d));
@@ -94,7 +88,7 @@ impl<'a> Unwinder<'a> {
                 let bytes = stack.get(s..s.checked_add(8)?)?;
                 Some((s + 8, u64::from_le_bytes(bytes.try_into().ok()?)))
             });
-            let Some((after, address)) = next else { return trace };
+            let Some((after, address)) = next else { return false };
             (at, pc) = (after, address);
         }
     }
