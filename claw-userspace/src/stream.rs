@@ -213,6 +213,9 @@ pub struct Session {
 /// [`TargetInfo::mode`] of a process of which only its memory use is known.
 pub const MEMORY_MODE: &str = "memory";
 
+/// … and of a Go process of which only goroutines are looked at, without probes.
+pub const GOROUTINES_MODE: &str = "goroutines";
+
 /// Facts about a watched process, fixed at attach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetInfo {
@@ -231,7 +234,7 @@ pub struct TargetInfo {
     pub version: String,
     pub stripped: bool,
     pub container: Option<Container>,
-    /// `sampled`, `exact`, `census` or [`MEMORY_MODE`].
+    /// `sampled`, `exact`, `census`, [`MEMORY_MODE`] or [`GOROUTINES_MODE`].
     pub mode: String,
     /// Mean bytes between two samples; `None` when unknown (then nothing can
     /// be unsampled), `Some(0)` when the runtime does not sample.

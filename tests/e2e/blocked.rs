@@ -1,7 +1,12 @@
 //! Goroutines that wait for ever: found with where they wait and for what, and
 //! a remedy that fits; those that wait in good health stay silent.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
 
 use crate::common::*;
 
@@ -63,4 +68,44 @@ fn every_way_to_wait_for_ever() {
         assert!((truth * 0.6..truth * 1.4).contains(&per_minute), "{what}: {per_minute} a minute");
     }
     assert_eq!(found.len(), LEAKS.len(), "the healthy are silent: {found:#?}");
+}
+
+/// From outside, without probes: several looks, and the same verdict.
+#[test]
+#[ignore = "needs root and BPF"]
+fn looks_alone_tell_a_leak() {
+    let program = build_default("blocked", &["-ldflags=-s -w"]);
+    let start = |what: &str| Running::start(Command::new(&program).args(["-do", what]));
+    let (leak, healthy) = (start("chansend"), start("healthy"));
+    let look = |p: &Running, time: &str, format: &str| {
+        let mut c = claw(&["goroutines", "--pid", &p.pid().to_string(), "--for", time]);
+        c.args(["--format", format, "--tenant", "label:tenant"]);
+        c.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let short = look(&leak, "1s", "text").wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&short.stdout);
+    assert_eq!(short.status.code(), Some(3), "{text}");
+    assert!(text.contains("Not enough evidence") && text.contains("[chan send]"), "{text}");
+
+    // Both at once.
+    let looking = [look(&leak, "58s", "json"), look(&healthy, "58s", "jsonl")];
+    let [of_leak, of_healthy] = looking.map(|c| c.wait_with_output().unwrap());
+    let dump: Value = serde_json::from_slice(&of_leak.stdout).unwrap();
+    assert_eq!(of_leak.status.code(), Some(1), "{:#}", dump["report"]);
+    let found = dump["report"]["findings"].as_array().unwrap();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0]["verdict"], "leak", "{found:#?}");
+    assert_eq!(found[0]["tenant"], "acme-corp", "{found:#?}");
+    assert_eq!(found[0]["blocked_on"]["reason"], "chan send", "{found:#?}");
+    let line = marked_line("blocked", "main.go", "LEAK: chansend");
+    assert_eq!(found[0]["blocked_on"]["line"], line, "{found:#?}");
+    let group = &dump["groups"][0];
+    assert!(group["count"].as_u64().unwrap() >= 80, "as it is at the end: {group:#}");
+    assert_eq!(dump["report"]["targets"][0]["overhead"]["hits"], 0, "nothing is probed");
+
+    let lines = String::from_utf8(of_healthy.stdout).unwrap();
+    let report: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(report["event"], "report", "{report:#}");
+    assert_eq!(report["findings"], serde_json::json!([]), "{report:#}");
+    assert_eq!(of_healthy.status.code(), Some(0), "{:#}", report["summary"]);
 }

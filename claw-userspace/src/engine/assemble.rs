@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, exact};
+use super::{Engine, assess, exact};
 use crate::{
     ledger::{Amount, Process, SiteId},
     report::{clean::clean, model, site::describe},
-    stream::{MEMORY_MODE, Part, Session},
+    stream::{GOROUTINES_MODE, MEMORY_MODE, Part, Session},
     tenant::TenantId,
 };
 use model::Verdict;
@@ -86,6 +86,15 @@ fn why_not_enough(e: &Engine) -> Option<String> {
             format!(
                 "process {pid}: only its resident memory is known, and growth of that is told \
                  from a cache that fills after two hours"
+            )
+        } else if p.info.mode == GOROUTINES_MODE {
+            let needed_s = assess::watched_s(p, model::Kind::Goroutine);
+            if watched_s >= needed_s {
+                return None;
+            }
+            format!(
+                "process {pid}: goroutines were looked at for {watched_s:.0} s, and leaks are told \
+                 from work at hand after {needed_s:.0} s"
             )
         } else if p.info.runtime == "cpython" {
             match p.censuses.taken {

@@ -55,6 +55,13 @@ pub fn findings(
     found
 }
 
+/// Shortest time of watching for any finding, s.
+pub fn watched_s(p: &Process, kind: Kind) -> f64 {
+    let fresh = (p.info.uptime_ns as f64 / 1e9) < WARM_UP;
+    let watched_s = if fresh { 40.0 } else { 20.0 };
+    if kind == Kind::Heap { watched_s } else { watched_s + 10.0 }
+}
+
 struct Scope<'a> {
     session: &'a Session,
     ledger: &'a Ledger,
@@ -66,9 +73,7 @@ struct Scope<'a> {
 
 impl Scope<'_> {
     fn limits(&self, kind: Kind) -> Limits {
-        let age = self.process.info.uptime_ns as f64 / 1e9;
-        let fresh = age < WARM_UP;
-        let watched_s = if fresh { 40.0 } else { 20.0 };
+        let watched_s = watched_s(self.process, kind);
         match kind {
             Kind::Heap => {
                 let percent =
@@ -76,9 +81,7 @@ impl Scope<'_> {
                 let floor_per_minute = percent.max(FLOOR_BYTES);
                 Limits { suspect: 6, leak: 8, watched_s, floor_per_minute }
             }
-            _ => {
-                Limits { suspect: 8, leak: 12, watched_s: watched_s + 10.0, floor_per_minute: 0.5 }
-            }
+            _ => Limits { suspect: 8, leak: 12, watched_s, floor_per_minute: 0.5 },
         }
     }
 

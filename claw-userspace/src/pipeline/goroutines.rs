@@ -2,8 +2,9 @@
 //! goroutines by stack.
 
 mod group;
+mod verdicts;
 
-use std::{sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use self::group::{Grouper, Names};
 use super::clock::{monotonic_ns, wall_ns};
@@ -22,11 +23,12 @@ use crate::{
             unwind::Unwinder,
             variables::{ALLGS, VariableError},
         },
-        memory::Memory,
+        memory::{Memory, ProcessMemory},
         process::Process,
     },
 };
 
+pub use self::verdicts::Judging;
 pub use crate::target::Source;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,8 @@ pub enum DumpError {
     Variable { name: String, source: VariableError },
     #[error("{name}: goroutines cannot be read: {source}")]
     Look { name: String, source: LookError },
+    #[error("cannot wait for signals: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl DumpError {
@@ -58,9 +62,33 @@ pub fn goroutines(source: &Source, system: bool) -> Result<Dump, DumpError> {
     }
 }
 
-fn live(pid: u32, system: bool) -> Result<Dump, DumpError> {
+/// Read them several times, and judge which leak; the dump has a report.
+///
+/// # Errors
+/// As [`goroutines`].
+pub fn judged_goroutines(pid: u32, system: bool, how: &Judging) -> Result<Dump, DumpError> {
+    verdicts::judged(pid, system, how)
+}
+
+fn opened(pid: u32) -> Result<(Process, GoProgram<ProcessMemory>), DumpError> {
     let process = Process::open(pid).map_err(OpenError::from)?;
     let program = GoProgram::open(&process, |exe| GoBinary::open(exe).map(Arc::new))?;
+    Ok((process, program))
+}
+
+/// Address of the slice of all goroutines.
+fn allgs(program: &GoProgram<impl Memory>) -> Result<u64, DumpError> {
+    let name = || program.name.clone();
+    if !program.binary.is_x86_64() {
+        return Err(DumpError::Machine(name()));
+    }
+    let found = ALLGS.find(&program.binary);
+    let found = found.map_err(|source| DumpError::Variable { name: name(), source })?;
+    Ok(found.wrapping_add(program.bias))
+}
+
+fn live(pid: u32, system: bool) -> Result<Dump, DumpError> {
+    let (process, program) = opened(pid)?;
     let about = About {
         pid,
         process: clean(&process.name),
@@ -108,17 +136,10 @@ fn read(
 ) -> Result<Dump, DumpError> {
     let began = Instant::now();
     let GoProgram { name, binary, layout, bias, memory } = program;
-    let name = || name.clone();
-    if !binary.is_x86_64() {
-        return Err(DumpError::Machine(name()));
-    }
-    let allgs = ALLGS
-        .find(binary)
-        .map_err(|source| DumpError::Variable { name: name(), source })?
-        .wrapping_add(*bias);
+    let allgs = allgs(program)?;
     let mut unwinder = Unwinder::new(binary, *bias);
     let s = snapshot(memory, layout, allgs, &mut unwinder, registers)
-        .map_err(|source| DumpError::Look { name: name(), source })?;
+        .map_err(|source| DumpError::Look { name: name.clone(), source })?;
     let text = binary.elf().segments.iter().find(|s| s.executable);
     let mapping = text.map_or((0, 0, 0, String::new()), |t| {
         let start = t.vaddr.wrapping_add(*bias);
@@ -145,6 +166,7 @@ fn read(
         unseen: grouper.unseen,
         elapsed_ms: (began.elapsed().as_secs_f64() * 1e4).round() / 10.0,
         groups,
+        report: None,
         mapping,
         time_nanos: about.time_nanos,
     })

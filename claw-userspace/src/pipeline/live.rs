@@ -161,7 +161,8 @@ impl<'a> Live<'a> {
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
         let stream = options.exact.as_ref().and_then(|e| e.stream.as_deref());
         let stream = stream.map(LineWriter::create).transpose()?;
-        let session = session::begin(options);
+        let session =
+            session::begin(options.environment.clone(), options.interval, options.threshold);
         let started = Instant::now();
         let mut sink = Sink::new(session, recorder, view, options.baseline.clone());
         memory::begin(&options.state, &mut sink)?;

@@ -40,7 +40,7 @@ use std::{path::PathBuf, time::Duration};
 
 use regex::Regex;
 
-pub use goroutines::{DumpError, Source, goroutines};
+pub use goroutines::{DumpError, Judging, Source, goroutines, judged_goroutines};
 pub use live::{run_command, watch};
 pub use memory::State;
 pub use replay::replay;

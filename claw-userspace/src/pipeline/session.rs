@@ -1,21 +1,20 @@
 //! What a run is called, where and when it began.
 
-use super::{
-    Options,
-    clock::{monotonic_ns, wall_ns},
-};
+use std::time::Duration;
+
+use super::clock::{monotonic_ns, wall_ns};
 use crate::stream::Session;
 
-pub fn begin(options: &Options) -> Session {
+pub fn begin(environment: Option<String>, interval: Duration, threshold: f64) -> Session {
     let wall_ns = wall_ns();
     Session {
         execution_id: execution_id(wall_ns),
         host: hostname(),
-        environment: options.environment.clone(),
+        environment,
         wall_ns,
         t_ns: monotonic_ns(),
-        interval_ns: u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX),
-        threshold: options.threshold,
+        interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
+        threshold,
     }
 }
 

@@ -47,12 +47,19 @@ impl Style {
 pub fn render(r: &Report, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, r, style);
+    out += &findings(r, style);
+    tenants(&mut out, r, style);
+    allocations(&mut out, r, style);
+    out
+}
+
+/// The findings alone, or why there are none.
+pub fn findings(r: &Report, style: Style) -> String {
+    let mut out = String::new();
     verdicts(&mut out, r, style);
     for (i, f) in r.findings.iter().enumerate() {
         finding(&mut out, i + 1, f, style);
     }
-    tenants(&mut out, r, style);
-    allocations(&mut out, r, style);
     out
 }
 

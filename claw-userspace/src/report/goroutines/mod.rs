@@ -9,6 +9,11 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use serde::Serialize;
 
+use super::{
+    json,
+    model::{JsonLine, Report},
+};
+
 pub use debug2::render as debug2;
 pub use pprof::encode as pprof;
 pub use text::render as text;
@@ -34,6 +39,8 @@ pub struct Dump {
     pub elapsed_ms: f64,
     /// Largest first.
     pub groups: Vec<Group>,
+    /// What several looks made of them; null when there was one only.
+    pub report: Option<Box<Report>>,
     #[serde(skip)]
     pub mapping: (u64, u64, u64, String),
     #[serde(skip)]
@@ -145,7 +152,7 @@ impl Dump {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// One object per goroutine.
+    /// One object per goroutine, and the report as `watch` writes it.
     ///
     /// # Errors
     /// When it cannot be encoded.
@@ -166,6 +173,9 @@ impl Dump {
                 })?;
                 out.push('\n');
             }
+        }
+        if let Some(report) = &self.report {
+            out += &json::line(&JsonLine::Report(report.clone()))?;
         }
         Ok(out)
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Dump, Frame, Group};
+use crate::report::text::{self, Style};
 
 /// Frames and ids that are shown of a group.
 const MOST_FRAMES: usize = 24;
@@ -14,7 +15,7 @@ macro_rules! line {
 }
 
 /// At most `most` groups.
-pub fn render(d: &Dump, most: usize) -> String {
+pub fn render(d: &Dump, most: usize, style: Style) -> String {
     let mut out = String::new();
     let whence = match &d.core {
         Some(core) => format!("core {core} of pid {}", d.pid),
@@ -39,6 +40,10 @@ pub fn render(d: &Dump, most: usize) -> String {
     if let Some(more) = d.groups.len().checked_sub(most).filter(|n| *n > 0) {
         let count: usize = d.groups.iter().skip(most).map(|g| g.count).sum();
         line!(out, "\n{more} more groups, {count} goroutines (--top 0 shows all)");
+    }
+    if let Some(report) = &d.report {
+        out.push('\n');
+        out += &text::findings(report, style);
     }
     out
 }
