@@ -201,7 +201,7 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         gc_cycles: (p.info.runtime == "go").then_some(u64::from(p.gc_cycles)),
         before_attach: before_attach(p),
         gone,
-        exact: exact::target(p),
+        exact: exact::target(&e.session, p),
     }
 }
 

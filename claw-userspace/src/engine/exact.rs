@@ -6,6 +6,7 @@ use crate::{
     engine::Engine,
     ledger::{Estimate, Exact, Process, Scale},
     report::{model, site::describe},
+    stream::Session,
     tenant::TenantId,
 };
 
@@ -25,13 +26,23 @@ pub fn tenant_rate(p: &Process, tenant: TenantId) -> Option<(f64, Option<[f64; 2
     Some((rate, interval(rate, spread)))
 }
 
-pub fn target(p: &Process) -> Option<model::Exact> {
+pub fn target(session: &Session, p: &Process) -> Option<model::Exact> {
     let e = p.exact.as_ref().filter(|e| e.span_ns() > 0)?;
     let span_s = e.span_ns() as f64 / 1e9;
     let scale = e.scale();
+    let objects = e.objects();
+    let objects_per_s = objects.count / span_s;
+    let unix_s = |t_ns: u64| {
+        let since = t_ns as f64 - session.t_ns as f64;
+        session.wall_ns as f64 / 1e9 + since / 1e9
+    };
     Some(model::Exact {
         windows: e.windows,
+        from_unix_s: unix_s(e.since_ns),
+        to_unix_s: unix_s(e.until_ns),
         span_s,
+        objects_per_s,
+        interval95: interval(objects_per_s, objects.spread),
         covered_s: e.covered_ns as f64 / 1e9,
         coverage: e.coverage().min(1.0),
         scaled_by: match scale {

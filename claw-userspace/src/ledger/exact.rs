@@ -79,6 +79,8 @@ pub struct Exact {
     sites: FxHashMap<u32, (SiteId, u32, bool)>,
     groups: FxHashMap<Subject, Sums>,
     tenants: FxHashMap<TenantId, Sums>,
+    /// Of all objects together.
+    objects: Sums,
     slots: f64,
     slots_squared: f64,
     /// The sampler's total and samples when the first window opened, and when
@@ -120,7 +122,7 @@ impl Exact {
     /// Add what one window saw.
     pub fn add(&mut self, counts: impl Iterator<Item = (Subject, u64, u64)>) {
         let (mut by_group, mut by_tenant) = (BTreeMap::new(), BTreeMap::new());
-        let mut slots = 0.0;
+        let (mut slots, mut objects) = (0.0, (0.0, 0.0));
         for (subject, count, bytes) in counts {
             let add = |sum: &mut (f64, f64)| {
                 sum.0 += count as f64;
@@ -129,11 +131,13 @@ impl Exact {
             add(by_group.entry(subject).or_default());
             if !subject.goroutine {
                 add(by_tenant.entry(subject.tenant).or_default());
+                add(&mut objects);
                 slots += count as f64 * slot(bytes as f64 / count.max(1) as f64);
             }
         }
         self.slots += slots;
         self.slots_squared += slots * slots;
+        self.objects.add(objects.0, objects.1, slots);
         for (subject, (count, bytes)) in by_group {
             if self.groups.len() >= MOST_GROUPS && !self.groups.contains_key(&subject) {
                 *self.lost.entry("exact_groups".into()).or_default() += count as u64;
@@ -202,6 +206,11 @@ impl Exact {
 
     pub fn tenant(&self, tenant: TenantId) -> Option<Estimate> {
         Some(self.estimate(self.tenants.get(&tenant)?, self.scale()))
+    }
+
+    /// All objects together.
+    pub fn objects(&self) -> Estimate {
+        self.estimate(&self.objects, self.scale())
     }
 
     /// Tenants that allocated while a window was open.

@@ -2,6 +2,7 @@
 //! Shared by the threads that each keep one target's windows.
 
 use std::{
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
@@ -13,14 +14,16 @@ use aya::{
 use claw_common::{ExactKey, ExactTarget, ExactValue, WindowStat};
 
 use super::{
+    batch,
     every::EveryPoint,
-    link::{Beside, Links, Loaded, Place},
+    link::{Beside, Links, Loaded, Place, data},
     object::{ProbeError, take},
 };
 
 const PROGRAM: &str = "go_exact";
 /// The maps that only exact mode uses; otherwise they are kept small.
-pub const LARGE_MAPS: [&str; 2] = ["EXACT_COUNTS", "EXACT_STACKS"];
+pub const LARGE_MAPS: [&str; 2] = [COUNTS, "EXACT_STACKS"];
+const COUNTS: &str = "EXACT_COUNTS";
 
 /// What was counted so far.
 pub type Counts = Vec<(ExactKey, ExactValue)>;
@@ -28,6 +31,8 @@ pub type Counts = Vec<(ExactKey, ExactValue)>;
 pub struct Exact {
     program: Loaded,
     maps: Mutex<Maps>,
+    /// Of the map in [`Maps::counts`].
+    counts: OwnedFd,
 }
 
 struct Maps {
@@ -44,13 +49,16 @@ impl Exact {
     /// When the kernel refuses, with the reason.
     pub fn load(programs: &Beside, bpf: &mut Ebpf) -> Result<Self, ProbeError> {
         let program = programs.load(PROGRAM)?;
+        let counts = bpf.map(COUNTS).and_then(data).ok_or(ProbeError::Missing(COUNTS))?;
+        let counts = counts.fd().as_fd().try_clone_to_owned();
+        let counts = counts.map_err(|e| ProbeError::Load(e.to_string()))?;
         let maps = Maps {
             targets: take(bpf, "EXACT_TARGETS")?,
             windows: take(bpf, "EXACT_WINDOWS")?,
-            counts: take(bpf, "EXACT_COUNTS")?,
+            counts: take(bpf, COUNTS)?,
             stacks: take(bpf, "EXACT_STACKS")?,
         };
-        Ok(Self { program, maps: Mutex::new(maps) })
+        Ok(Self { program, maps: Mutex::new(maps), counts })
     }
 
     /// Whether one link carries all probes of a window.
@@ -96,8 +104,14 @@ impl Exact {
 
     /// Everything counted for `pid` and not forgotten.
     pub fn counts(&self, pid: u32) -> Counts {
-        let maps = self.maps();
-        maps.counts.iter().filter_map(Result::ok).filter(|(k, _)| k.tgid == pid).collect()
+        let all = batch::entries::<ExactKey, ExactValue>(&self.counts);
+        // Older kernels give one entry at a time.
+        let mut all = all.unwrap_or_else(|_| {
+            let maps = self.maps();
+            maps.counts.iter().filter_map(Result::ok).collect()
+        });
+        all.retain(|(k, _)| k.tgid == pid);
+        all
     }
 
     /// Make room: only while no window of its process is open.

@@ -95,7 +95,7 @@ fn kernel() -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-fn data(map: &Map) -> Option<&MapData> {
+pub(super) fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::HashMap(d)
         | Map::Array(d)

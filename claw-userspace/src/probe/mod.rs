@@ -1,6 +1,7 @@
 //! Attaches the BPF programs to processes and hands out what they send: the
 //! only user of aya. It knows addresses and bytes, not what they mean.
 
+mod batch;
 pub mod calibrate;
 mod cfunction;
 pub mod every;

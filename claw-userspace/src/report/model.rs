@@ -89,8 +89,15 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exact {
     pub windows: u64,
-    /// From the first window's start to the latest count.
+    /// From the first window's start to the latest count; seconds since the Unix
+    /// epoch.
+    pub from_unix_s: f64,
+    pub to_unix_s: f64,
     pub span_s: f64,
+    /// All allocations together, in the span.
+    pub objects_per_s: f64,
+    /// 95 % interval of `objects_per_s`; null when too little was seen.
+    pub interval95: Option<[f64; 2]>,
     pub covered_s: f64,
     /// Share of the span, 0 to 1; at 1 the figures are counts.
     pub coverage: f64,

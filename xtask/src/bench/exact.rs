@@ -4,42 +4,49 @@
 use std::{
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{Meter, Service, get},
+    meter::{Meter, Service},
     pairs::{figure, median},
     row, seconds,
 };
 
-const WINDOW: u64 = 8;
-/// Before and after the measured part of a watch: attaching, detaching.
+/// One slice, watched or not, s. Short: what a program does drifts by several
+/// percent from one minute to the next.
+const SLICE: u64 = 4;
+/// Before a watched slice, attaching included, s.
 const MARGIN: u64 = 2;
 
 /// A program to measure: its work, and its own account of allocations.
 struct Subject<'a> {
-    meter: &'a Meter,
+    work: &'a Meter,
+    allocations: &'a Meter,
     pid: u32,
-    /// Allocations so far, of the type named or all.
-    count: &'a dyn Fn() -> Result<f64>,
-    type_name: Option<&'a str>,
 }
 
+#[derive(Default)]
 struct Measured {
     /// Work with over work without, per second and per CPU second.
     wall: Vec<f64>,
     cpu: Vec<f64>,
     /// Estimate over truth, less one.
     errors: Vec<f64>,
-    /// How often the truth lay in the 95 % interval, of those with one.
+    /// How often the truth lay in the 95 % interval, of those with one, and the
+    /// half-widths of these.
     inside: (usize, usize),
+    widths: Vec<f64>,
+    /// Share of the target's work that the agent says was lost.
     estimated: Vec<f64>,
     coverage: Vec<f64>,
     unwatched: Vec<f64>,
+    /// CPUs that the agent itself used.
+    agent: Vec<f64>,
 }
 
 /// Seconds that all threads of a process have run.
@@ -62,10 +69,10 @@ struct Rate {
 }
 
 fn rate(s: &Subject) -> Result<Rate> {
-    let (began, before) = s.meter.latest()?;
+    let (began, before) = s.work.latest()?;
     let cpu = cpu_s(s.pid)?;
-    thread::sleep(seconds(WINDOW));
-    let (ended, after) = s.meter.latest()?;
+    thread::sleep(seconds(SLICE));
+    let (ended, after) = s.work.latest()?;
     let done = after - before;
     Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu) })
 }
@@ -73,39 +80,44 @@ fn rate(s: &Subject) -> Result<Rate> {
 fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> Result<Rate> {
     let mut c = Command::new(&programs.claw);
     c.args(["watch", "-q", "--format", "json", "--mode", "exact", "--max-overhead", budget]);
-    let duration = format!("{}s", WINDOW + 2 * MARGIN);
-    c.args(["--pid", &s.pid.to_string(), "--duration", &duration]);
-    let (before, began) = ((s.count)()?, std::time::Instant::now());
+    let duration = format!("{}s", SLICE + MARGIN);
+    c.args(["--pid", &s.pid.to_string(), "--duration", &duration, "--state", "none"]);
     let agent = c.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     thread::sleep(seconds(MARGIN));
+    let agent_cpu = cpu_s(agent.id())?;
     let rate = rate(s)?;
+    m.agent.push((cpu_s(agent.id())? - agent_cpu) / SLICE as f64);
     let out = agent.wait_with_output()?;
-    let truth = ((s.count)()? - before) / began.elapsed().as_secs_f64();
     let report: Value = serde_json::from_slice(&out.stdout)?;
-    let rows = report["allocations"].as_array().context("no allocations in the report")?;
-    let ours =
-        rows.iter().filter(|a| a["kind"] == "object" && s.type_name.is_none_or(|t| a["type"] == t));
-    let mut estimate = 0.0;
-    let mut interval = None;
-    for a in ours {
-        estimate += a["count_per_s"].as_f64().unwrap_or(0.0);
-        interval = a["interval95"][0].as_f64().zip(a["interval95"][1].as_f64());
-    }
+    let target = &report["targets"][0];
+    let exact = &target["exact"];
+    let number = |v: &Value| v.as_f64().context("exact mode reports nothing");
+    // The lines after the last window have to be there.
+    thread::sleep(Duration::from_millis(100));
+    let (from, to) = (number(&exact["from_unix_s"])?, number(&exact["to_unix_s"])?);
+    let at = |t| s.allocations.count_at(t);
+    let truth = (at(to)? - at(from)?) / (to - from);
+    let estimate = number(&exact["objects_per_s"])?;
     m.errors.push(estimate / truth - 1.0);
-    if let Some((low, high)) = interval.filter(|_| s.type_name.is_some()) {
+    let interval = exact["interval95"][0].as_f64().zip(exact["interval95"][1].as_f64());
+    if let Some((low, high)) = interval {
         m.inside.0 += usize::from(low <= truth && truth <= high);
         m.inside.1 += 1;
+        m.widths.push((high - low) / 2.0 / truth);
     }
-    let exact = &report["targets"][0]["exact"];
-    m.estimated.push(exact["estimated_ratio"].as_f64().context("no estimate of the cost")?);
-    m.coverage.push(exact["coverage"].as_f64().context("no coverage")?);
+    let cost = number(&target["overhead"]["estimated_ratio"])?;
+    m.estimated.push(cost);
+    m.coverage.push(number(&exact["coverage"])?);
     println!(
-        "  {budget}: {:.0} per s, {:.0} per CPU s, truth {truth:.0}/s, estimate {estimate:.0}/s, {} windows of {:.2} ms, cost {:.2} %",
+        "  {budget}: {:.0} per s, {:.0} per CPU s, truth {truth:.0}/s, estimate {estimate:.0}/s \
+         ({:+.1} %), {} windows of {:.2} ms, cost {:.2} %, agent {:.3} CPUs",
         rate.wall,
         rate.cpu,
+        (estimate / truth - 1.0) * 100.0,
         exact["windows"],
-        exact["covered_s"].as_f64().unwrap_or(0.0) * 1e3 / exact["windows"].as_f64().unwrap_or(1.0),
-        exact["estimated_ratio"].as_f64().unwrap_or(0.0) * 100.0,
+        number(&exact["covered_s"])? * 1e3 / number(&exact["windows"])?,
+        cost * 100.0,
+        m.agent.last().copied().unwrap_or(0.0),
     );
     Ok(rate)
 }
@@ -116,16 +128,7 @@ fn measure(
     budgets: &[&str],
     pairs: usize,
 ) -> Result<Vec<Measured>> {
-    let empty = || Measured {
-        wall: Vec::new(),
-        cpu: Vec::new(),
-        errors: Vec::new(),
-        inside: (0, 0),
-        estimated: Vec::new(),
-        coverage: Vec::new(),
-        unwatched: Vec::new(),
-    };
-    let mut all: Vec<Measured> = budgets.iter().map(|_| empty()).collect();
+    let mut all: Vec<Measured> = budgets.iter().map(|_| Measured::default()).collect();
     thread::sleep(seconds(3));
     let mut before = rate(s)?;
     for round in 0..pairs {
@@ -137,8 +140,12 @@ fn measure(
             m.unwatched.push(before.wall);
             before = after;
         }
-        let ratios: Vec<_> = all.iter().map(|m| (&m.wall, &m.cpu)).collect();
-        println!("round {} of {pairs}: {ratios:.4?}", round + 1);
+        let last = |m: &Measured| (m.wall.last().copied(), m.cpu.last().copied());
+        println!(
+            "round {} of {pairs}: {:.4?}",
+            round + 1,
+            all.iter().map(last).collect::<Vec<_>>()
+        );
     }
     Ok(all)
 }
@@ -152,41 +159,43 @@ fn rows(what: &str, budgets: &[&str], all: &mut [Measured]) -> Rows {
             "{what}, {:.0} per second: `--max-overhead {budget}`",
             median(&mut m.unwatched)
         );
-        let estimated = median(&mut m.estimated) * 100.0;
+        let of = format!("slices of {SLICE} s");
+        rows.push(row(format!("{name}, throughput, {of}"), figure(&m.wall), &aim));
         rows.push(row(
-            format!("{name}, throughput"),
-            format!(
-                "{}; per CPU second {}; its own estimate {estimated:.2} % lost",
-                figure(&m.wall),
-                figure(&m.cpu)
-            ),
+            format!("{name}, work per second of its own CPU time, {of}"),
+            figure(&m.cpu),
             &aim,
+        ));
+        rows.push(row(
+            format!("{name}, what the agent says"),
+            format!(
+                "{:.2} % of its work lost, {:.2} % of the time covered; itself it used {:.3} CPUs",
+                median(&mut m.estimated) * 100.0,
+                median(&mut m.coverage) * 100.0,
+                median(&mut m.agent),
+            ),
+            "–",
         ));
         let mut errors: Vec<f64> = m.errors.iter().map(|e| e.abs()).collect();
         let worst = errors.iter().copied().fold(0.0, f64::max);
         let inside = match m.inside {
-            (_, 0) => String::new(),
-            (in_it, of) => format!("; truth in the 95 % interval {in_it} of {of} times"),
+            (_, 0) => "; no 95 % interval was given".to_owned(),
+            (in_it, of) => format!(
+                "; in the 95 % interval (± {:.1} %) {in_it} of {of} times",
+                median(&mut m.widths) * 100.0
+            ),
         };
         rows.push(row(
             format!("{name}, allocations counted against the program's own count"),
             format!(
-                "median error {:.1} %, worst {:.1} %, from {:.2} % of the time{inside}",
+                "median error {:.1} %, worst {:.1} %{inside}",
                 median(&mut errors) * 100.0,
-                worst * 100.0,
-                median(&mut m.coverage) * 100.0
+                worst * 100.0
             ),
             "–",
         ));
     }
     rows
-}
-
-/// `runtime.MemStats.Mallocs`, as the heap profile prints it.
-fn mallocs(addr: &str) -> Result<f64> {
-    let text = String::from_utf8_lossy(&get(addr, "/debug/pprof/heap?debug=1")?).into_owned();
-    let line = text.lines().find_map(|l| l.strip_prefix("# Mallocs = "));
-    Ok(line.context("no Mallocs in the heap profile")?.trim().parse()?)
 }
 
 const BUDGETS: [&str; 2] = ["5%", "1%"];
@@ -196,17 +205,14 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
     let mut c = Command::new(&programs.alloc_loop);
     c.args(["-workers", "1", "-ballast", "100000000", "-work", "6"]);
     let (meter, pid) = Meter::start(&mut c)?;
-    let count = || meter.latest().map(|(_, n)| n);
-    let subject = Subject { meter: &meter, pid, count: &count, type_name: Some("main.item") };
+    let subject = Subject { work: &meter, allocations: &meter, pid };
     let mut measured = measure(programs, &subject, &BUDGETS, pairs)?;
     Ok(rows("Allocation loop", &BUDGETS, &mut measured))
 }
 
 pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "8"])?;
-    ensure!(mallocs(&s.addr)? > 0.0, "the service has allocated nothing");
-    let count = || mallocs(&s.addr);
-    let subject = Subject { meter: &s.load, pid: s.pid, count: &count, type_name: None };
+    let s = Service::start(programs, &["-ballast", "50000000", "-count"], &["-conns", "8"])?;
+    let subject = Subject { work: &s.load, allocations: &s.shop, pid: s.pid };
     let mut measured = measure(programs, &subject, &BUDGETS, pairs)?;
     Ok(rows("HTTP service at full load", &BUDGETS, &mut measured))
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +16,9 @@ use crate::command::Running;
 pub struct Meter {
     _process: Running,
     lines: Arc<Mutex<Vec<(f64, f64)>>>,
+    /// When its clock began, seconds since the Unix epoch: of all lines, the one
+    /// that came fastest tells.
+    began: Arc<Mutex<f64>>,
     /// What it said first.
     head: Arc<Mutex<String>>,
 }
@@ -32,6 +35,8 @@ impl Meter {
         let kept = Arc::clone(&lines);
         let head = Arc::new(Mutex::new(String::new()));
         let kept_head = Arc::clone(&head);
+        let began = Arc::new(Mutex::new(f64::MAX));
+        let kept_began = Arc::clone(&began);
         thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
                 if let Ok(mut head) = kept_head.lock()
@@ -44,16 +49,30 @@ impl Meter {
                     && let Ok(mut kept) = kept.lock()
                 {
                     kept.push((t / 1e9, n));
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    if let Ok(mut began) = kept_began.lock() {
+                        *began = began.min(now.as_secs_f64() - t / 1e9);
+                    }
                 }
             }
         });
-        Ok((Self { _process: Running(child), lines, head }, pid))
+        Ok((Self { _process: Running(child), lines, began, head }, pid))
     }
 
-    /// The first line that it printed; empty before that.
+    /// The first line that it prints.
+    ///
+    /// # Errors
+    /// When the program says nothing.
     pub fn head(&self) -> Result<String> {
-        let head = self.head.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?;
-        Ok(head.clone())
+        let began = Instant::now();
+        loop {
+            let head = self.head.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?.clone();
+            if !head.is_empty() {
+                return Ok(head);
+            }
+            ensure!(began.elapsed() < Duration::from_secs(20), "the measured program says nothing");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Counts per second in the `length` from now on.
@@ -63,6 +82,21 @@ impl Meter {
         let to = self.latest()?;
         ensure!(to.0 > from.0, "the measured program stands still");
         Ok((to.1 - from.1) / (to.0 - from.0))
+    }
+
+    /// The count at a moment, seconds since the Unix epoch, between the lines
+    /// before and after it.
+    ///
+    /// # Errors
+    /// When it is before the first line or after the last.
+    pub fn count_at(&self, unix_s: f64) -> Result<f64> {
+        let failed = || anyhow::anyhow!("its reader failed");
+        let t = unix_s - *self.began.lock().map_err(|_| failed())?;
+        let lines = self.lines.lock().map_err(|_| failed())?;
+        let after = lines.partition_point(|(at, _)| *at < t);
+        let two = after.checked_sub(1).and_then(|i| Some((lines.get(i)?, lines.get(after)?)));
+        let (from, to) = two.context("the program said nothing around that time")?;
+        Ok(from.1 + (to.1 - from.1) * (t - from.0) / (to.0 - from.0).max(1e-9))
     }
 
     /// Seconds and count of the latest line.
@@ -146,7 +180,8 @@ impl Drop for Watcher {
 
 /// The shop and a load on it.
 pub struct Service {
-    _shop: Running,
+    /// Counts its allocations, when told to.
+    pub shop: Meter,
     pub load: Meter,
     pub pid: u32,
     pub addr: String,
@@ -158,14 +193,14 @@ impl Service {
         shop_args: &[&str],
         load_args: &[&str],
     ) -> Result<Self> {
-        let (shop, ready) = Running::start(Command::new(&programs.shop).args(shop_args))?;
-        let ready: serde_json::Value = serde_json::from_str(&ready)?;
+        let (shop, _) = Meter::start(Command::new(&programs.shop).args(shop_args))?;
+        let ready: serde_json::Value = serde_json::from_str(&shop.head()?)?;
         let addr = ready["addr"].as_str().context("the shop gave no address")?.to_owned();
         let pid = u32::try_from(ready["pid"].as_u64().context("no pid")?)?;
         let mut load = Command::new(&programs.load);
         load.args(["-addr", &addr, "-duration", "1h", "-progress"]).args(load_args);
         let (load, _) = Meter::start(&mut load)?;
-        Ok(Self { _shop: shop, load, pid, addr })
+        Ok(Self { shop, load, pid, addr })
     }
 }
 
