@@ -173,12 +173,14 @@ impl Engine {
             }
             Item::Tick { t_ns } => {
                 self.advance(t_ns);
+                self.ledger.passed(t_ns);
                 self.take_stock();
                 outcome.changed = self.assess();
                 outcome.tick = true;
             }
             Item::Judge { t_ns } => {
                 self.advance(t_ns);
+                self.ledger.passed(t_ns);
                 outcome.changed = self.assess();
             }
             Item::TargetGone { pid, t_ns, why } => {
@@ -203,7 +205,7 @@ impl Engine {
             }
             Item::Window(window) => {
                 self.advance(window.to_ns);
-                self.ledger.window(&window);
+                self.ledger.window(&window, self.now_ns);
             }
             Item::Before { pid, bucket, size, samples, rate } => {
                 self.ledger.before(pid, bucket, size, samples, rate);

@@ -83,14 +83,30 @@ pub struct Exact {
     objects: Sums,
     slots: f64,
     slots_squared: f64,
-    /// The sampler's total and samples when the first window opened, and when
-    /// the latest was reported: the time that the figures are of.
-    before: (f64, u64),
-    latest: (f64, u64),
+    /// The latest window is still open.
+    pub open: bool,
+    /// The sampler's totals when the first window was reported, and now.
+    before: Sampled,
+    latest: Sampled,
 }
 
-fn sampled(heap: &Population) -> (f64, u64) {
-    heap.groups().iter().fold((0.0, 0), |(bytes, n), g| (bytes + g.born.bytes, n + g.births))
+/// What the sampler has counted until a moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sampled {
+    bytes: f64,
+    samples: u64,
+    t_ns: u64,
+}
+
+impl Sampled {
+    fn of(heap: &Population, t_ns: u64) -> Self {
+        let none = Self { t_ns, ..Self::default() };
+        heap.groups().iter().fold(none, |sum, g| Self {
+            bytes: sum.bytes + g.born.bytes,
+            samples: sum.samples + g.births,
+            t_ns,
+        })
+    }
 }
 
 impl Exact {
@@ -108,15 +124,26 @@ impl Exact {
         self.sites.get(&id).copied()
     }
 
-    /// Begin, or go on, at `from_ns`.
-    pub fn covered(&mut self, from_ns: u64, to_ns: u64, heap: &Population) {
+    /// Begin, or go on, at `from_ns`; `now_ns` is the time of what `heap` knows.
+    pub fn covered(&mut self, from_ns: u64, to_ns: u64, now_ns: u64, heap: &Population) {
+        let latest = Sampled::of(heap, now_ns);
         if self.since_ns == 0 {
             self.since_ns = from_ns;
-            self.before = sampled(heap);
+            self.before = latest;
         }
-        self.latest = sampled(heap);
+        self.latest = latest;
         self.until_ns = self.until_ns.max(to_ns);
         self.covered_ns += to_ns.saturating_sub(from_ns);
+    }
+
+    /// Time went on without a window. Figures that ended with the last one would
+    /// be of a time with more windows than there are, and of one window alone,
+    /// in which the target hardly moved.
+    pub fn passed(&mut self, now_ns: u64, heap: &Population) {
+        if self.since_ns > 0 && !self.open {
+            self.latest = Sampled::of(heap, now_ns);
+            self.until_ns = self.until_ns.max(now_ns);
+        }
     }
 
     /// Add what one window saw.
@@ -163,9 +190,12 @@ impl Exact {
         if self.windows <= 1 && self.coverage() >= 0.999_999 {
             return Scale::Complete;
         }
-        let (bytes, samples) = self.latest;
-        let (bytes, samples) = (bytes - self.before.0, samples.saturating_sub(self.before.1));
+        let samples = self.latest.samples.saturating_sub(self.before.samples);
         if samples >= ENOUGH_SAMPLES && self.slots > 0.0 {
+            // Of a time that began a little later than the first window.
+            let sampled_ns = self.latest.t_ns.saturating_sub(self.before.t_ns);
+            let part = if sampled_ns > 0 { sampled_ns as f64 / self.span_ns() as f64 } else { 1.0 };
+            let bytes = (self.latest.bytes - self.before.bytes) / part;
             return Scale::Sampler(bytes / self.slots, 1.0 / samples as f64);
         }
         // What the target lost in a window it would have done outside of one.
@@ -276,7 +306,7 @@ mod tests {
         let mut e = Exact { windows: 1, ..Exact::default() };
         let none = heap(0, 0.0);
         for t in 1..5 {
-            e.covered(t * 1000, t * 1000 + 1000, &none);
+            e.covered(t * 1000, t * 1000 + 1000, t * 1000 + 1000, &none);
             e.add([(subject(1), 10, 640), (subject(2), 1, 8)].into_iter());
         }
         assert_eq!(e.scale(), Scale::Complete);
@@ -286,13 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn one_window_that_closed_is_no_count_of_all_the_time() {
+        let mut e = Exact { windows: 1, open: true, ..Exact::default() };
+        e.covered(1_000, 6_000, 6_000, &heap(0, 0.0));
+        e.add([(subject(1), 10, 640)].into_iter());
+        e.passed(9_000, &heap(50, 1.0));
+        assert_eq!((e.scale(), e.span_ns()), (Scale::Complete, 5_000), "it is open still");
+        e.open = false;
+        e.passed(1_001_000, &heap(200, 64_000.0));
+        assert!(matches!(e.scale(), Scale::Sampler(..)), "{:?}", e.scale());
+        let all = e.objects();
+        // The sampler was asked first when the window had been open for 5 µs.
+        let expected = 200.0 * 64_000.0 / 64.0 * 1_000_000.0 / 995_000.0;
+        assert!((all.count / expected - 1.0).abs() < 1e-9, "{all:?}");
+        assert_eq!(all.spread, None, "of one window nothing is known but the total");
+        assert!((e.coverage() - 0.005).abs() < 1e-9);
+    }
+
+    #[test]
     fn shares_of_the_samplers_total() {
         let mut e = Exact::default();
-        e.covered(1, 2, &heap(0, 0.0));
+        e.covered(1, 2, 2, &heap(0, 0.0));
         for w in 0..50u64 {
             e.windows += 1;
             // The sampler goes on between the windows, and after the last.
-            e.covered(w * 1_000_000, w * 1_000_000 + 1000, &heap(w * 8 + 8, 500_000.0));
+            let t = w * 1_000_000;
+            e.covered(t, t + 1000, t + 1000, &heap(w * 8 + 8, 500_000.0));
             // A third of the bytes, give or take.
             let n = 95 + w % 11;
             e.add([(subject(1), n, n * 64), (subject(2), 200, 200 * 64)].into_iter());
@@ -302,7 +351,7 @@ mod tests {
         assert!((t.bytes / (2e8 / 3.0) - 1.0).abs() < 0.01, "{t:?}");
         assert!(t.spread.is_some_and(|s| s > 0.09 && s < 0.2), "{t:?}");
         // Without a sampler, by time, and then without an interval.
-        e.covered(49_000_000, 49_001_000, &heap(3, 1.0));
+        e.covered(49_000_000, 49_001_000, 49_001_000, &heap(3, 1.0));
         assert!(matches!(e.scale(), Scale::Time(f) if f > 900.0));
     }
 
@@ -319,8 +368,8 @@ mod tests {
             let (mut held, mut given, mut wide) = (0, 0, 0);
             for _ in 0..400 {
                 let mut e = Exact::default();
-                e.covered(1, 2, &heap(0, 0.0));
-                e.latest = (1e9, 1_000_000);
+                e.covered(1, 2, 2, &heap(0, 0.0));
+                e.latest = Sampled { bytes: 1e9, samples: 1_000_000, t_ns: 2 };
                 for _ in 0..windows {
                     let all = 200.0 + 2000.0 * random();
                     // A quarter in the mean.

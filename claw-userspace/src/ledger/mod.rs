@@ -274,10 +274,12 @@ impl Ledger {
         }
     }
 
-    pub fn window(&mut self, w: &Window) {
+    /// `now_ns` is the time of the latest item.
+    pub fn window(&mut self, w: &Window, now_ns: u64) {
         let Some(p) = self.processes.get_mut(&w.pid) else { return };
         let exact = p.exact.get_or_insert_default();
-        exact.covered(w.from_ns, w.to_ns, &p.heap);
+        exact.covered(w.from_ns, w.to_ns, now_ns, &p.heap);
+        exact.open = !w.closed;
         exact.windows += u64::from(w.opened);
         exact.hits += w.hits;
         exact.lost_ns += w.lost_work_ns;
@@ -293,6 +295,15 @@ impl Ledger {
             counts.push((Subject { tenant, site, type_index, goroutine }, c.count, c.bytes));
         }
         exact.add(counts.into_iter());
+    }
+
+    /// Time went on for exact mode, window or not.
+    pub fn passed(&mut self, now_ns: u64) {
+        for p in self.processes.values_mut() {
+            if let Some(exact) = &mut p.exact {
+                exact.passed(now_ns, &p.heap);
+            }
+        }
     }
 
     /// What found no room, by name.

@@ -35,6 +35,8 @@ struct Measured {
     /// Work with over work without, per second and per CPU second.
     wall: Vec<f64>,
     cpu: Vec<f64>,
+    /// Mean over median rate of short times, with over without.
+    uneven: Vec<f64>,
     /// Estimate over truth, less one.
     errors: Vec<f64>,
     /// How often the truth lay in the 95 % interval, of those with one, and the
@@ -66,6 +68,8 @@ fn cpu_s(pid: u32) -> Result<f64> {
 struct Rate {
     wall: f64,
     cpu: f64,
+    /// See [`Meter::mean_over_median`].
+    uneven: f64,
 }
 
 fn rate(s: &Subject) -> Result<Rate> {
@@ -74,7 +78,8 @@ fn rate(s: &Subject) -> Result<Rate> {
     thread::sleep(seconds(SLICE));
     let (ended, after) = s.work.latest()?;
     let done = after - before;
-    Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu) })
+    let uneven = s.work.mean_over_median(began, ended)?;
+    Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu), uneven })
 }
 
 fn watched(programs: &Programs, s: &Subject, budget: &str, m: &mut Measured) -> Result<Rate> {
@@ -137,10 +142,11 @@ fn measure(
             let after = self::rate(s)?;
             m.wall.push(rate.wall / f64::midpoint(before.wall, after.wall));
             m.cpu.push(rate.cpu / f64::midpoint(before.cpu, after.cpu));
+            m.uneven.push(rate.uneven / f64::midpoint(before.uneven, after.uneven));
             m.unwatched.push(before.wall);
             before = after;
         }
-        let last = |m: &Measured| (m.wall.last().copied(), m.cpu.last().copied());
+        let last = |m: &Measured| [&m.wall, &m.cpu, &m.uneven].map(|v| v.last().copied());
         println!(
             "round {} of {pairs}: {:.4?}",
             round + 1,
@@ -164,6 +170,11 @@ fn rows(what: &str, budgets: &[&str], all: &mut [Measured]) -> Rows {
         rows.push(row(
             format!("{name}, work per second of its own CPU time, {of}"),
             figure(&m.cpu),
+            &aim,
+        ));
+        rows.push(row(
+            format!("{name}, mean over median rate of 20 ms: what windows alone cost"),
+            figure(&m.uneven),
             &aim,
         ));
         rows.push(row(

@@ -99,6 +99,23 @@ impl Meter {
         Ok(from.1 + (to.1 - from.1) * (t - from.0) / (to.0 - from.0).max(1e-9))
     }
 
+    /// The mean rate over the median one, of the times between two lines from one
+    /// moment of the program's clock to another, s. What hits a few of them
+    /// shows, how fast the machine is at the moment does not.
+    ///
+    /// # Errors
+    /// When there are no lines.
+    pub fn mean_over_median(&self, from: f64, to: f64) -> Result<f64> {
+        let lines = self.lines.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?;
+        let within: Vec<&(f64, f64)> =
+            lines.iter().filter(|(t, _)| (from..=to).contains(t)).collect();
+        let (first, last) = within.first().zip(within.last()).context("no lines")?;
+        let rate = |a: &(f64, f64), b: &(f64, f64)| (b.1 - a.1) / (b.0 - a.0).max(1e-9);
+        let mean = rate(first, last);
+        let mut rates: Vec<f64> = within.windows(2).map(|w| rate(w[0], w[1])).collect();
+        Ok(mean / super::pairs::median(&mut rates))
+    }
+
     /// Seconds and count of the latest line.
     ///
     /// # Errors
