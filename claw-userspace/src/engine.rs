@@ -229,6 +229,7 @@ impl Engine {
             Item::Step(step) => self.log(step),
             Item::End { t_ns } => {
                 self.advance(t_ns);
+                self.ledger.passed(t_ns);
                 self.take_stock();
                 outcome.changed = self.assess();
             }

@@ -171,23 +171,25 @@ impl Keeper {
         let links = exact.open(pid, off, &self.watch.plan.points).map_err(text)?;
         exact.set(pid, on).map_err(text)?;
         let mut seen = Seen { from_ns: monotonic_ns(), opened: true, ..Seen::default() };
-        let (mut cost, mut looks) = (0.0, 0);
-        loop {
+        let (mut cost, mut looks, mut stayed) = (0.0, 0, false);
+        let stopped = loop {
             thread::park_timeout(if looks == 0 { FIRST_LOOK } else { NEXT_LOOK });
             looks += 1;
             let now = self.advance();
             cost += self.pay();
             let full = self.known.len() > MAX_KEYS as usize * 3 / 4;
-            if self.duty.must_close() || full || self.stopped.load(Ordering::Relaxed) {
-                break;
+            let stopped = self.stopped.load(Ordering::Relaxed);
+            if self.duty.must_close() || full || stopped {
+                break stopped;
             }
             if now.saturating_sub(seen.from_ns) >= REPORT_NS {
                 seen.to_ns = now;
                 self.cpus.look(now);
                 let next = Seen { from_ns: now, ..Seen::default() };
                 self.report(std::mem::replace(&mut seen, next));
+                stayed = true;
             }
-        }
+        };
         exact.set(pid, off).map_err(text)?;
         seen.to_ns = monotonic_ns();
         // Blocks, but the probes are out of the code soon after it begins.
@@ -195,7 +197,8 @@ impl Keeper {
         self.advance();
         let tail = self.pay();
         self.duty.closed(cost + tail, tail, looks == 1);
-        seen.closed = true;
+        // One that stayed open to the end was never closed.
+        seen.closed = !(stopped && stayed);
         self.report(seen);
         if self.known.len() > MAX_KEYS as usize / 2 {
             exact.forget(&exact.counts(pid));
