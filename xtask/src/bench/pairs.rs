@@ -10,9 +10,11 @@ use super::{
     row, seconds,
 };
 
-const WINDOW: u64 = 5;
+/// Short: how fast a machine is drifts, and what a pair compares should be near in
+/// time.
+const WINDOW: u64 = 3;
 /// From attaching to the steady state: by then the governor has decided.
-const SETTLE: u64 = 5;
+const SETTLE: u64 = 3;
 /// Pairs with the peers, whose cost is not a matter of a few per mille.
 const PEER_PAIRS: usize = 3;
 
@@ -113,7 +115,7 @@ pub fn measure(
 
 /// Both cores are busy with JSON work for several tenants.
 pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "8"])?;
+    let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "32"])?;
     let modes = [Mode::Claw, Mode::EveryMalloc, Mode::Scrape];
     let (ratios, rate) = measure(programs, &s.load, (s.pid, &s.addr), &modes, pairs)?;
     let what = format!("HTTP service at full load, {rate:.0} requests/s");
