@@ -197,6 +197,9 @@ fn sound(p: &Profile) -> bool {
     fine(&p.level)
         && p.beta.iter().chain(&p.load).chain(&p.rose).chain(&p.fell).all(fine)
         && fine(&p.seconds)
+        && p.brief.iter().all(|(n, rose)| {
+            [n.square, n.fell].into_iter().map(f64::from).chain([*rose]).all(|v| fine(&v))
+        })
         && p.warm_up.iter().all(|(_, v)| v.is_finite())
         && p.warm_up.windows(2).all(|w| w[0].0 < w[1].0)
 }

@@ -20,7 +20,7 @@ use model::{EvidenceKind, Kind, Verdict};
 
 /// The first window of ten-minute bins: within its two hours a cache that fills
 /// has shown its bend. What grows fast is found earlier, by age.
-const LEAST_WINDOW: usize = 4;
+const LEAST_WINDOW: u8 = 4;
 
 /// Add what only the trend shows, and make a leak of what was suspected by age
 /// and is confirmed by it.

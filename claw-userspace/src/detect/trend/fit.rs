@@ -33,7 +33,7 @@ pub struct Fit {
     /// one step explains the window as well as the line.
     pub even: f64,
     /// Share of the growth that the tenth of the changes from bin to bin that
-    /// are largest makes, those the other way set off.
+    /// are largest (at least one) makes, those the other way set off.
     pub jumps: f64,
     /// Bins.
     pub n: usize,
@@ -85,6 +85,18 @@ pub fn fit(bins: &[Bin], beta: Option<f64>) -> Option<Fit> {
         Some(beta) => w.single(rho, beta)?,
         None => w.joint(rho)?,
     };
+    Some(w.finish(line))
+}
+
+/// The least-squares line of few bins, load and noise left as they are.
+pub fn line(bins: &[Bin]) -> Option<Fit> {
+    let (first, last) = (bins.first()?, bins.last()?);
+    let span = f64::from(last.at_s) - f64::from(first.at_s);
+    if !(6..=MOST).contains(&bins.len()) || span <= 0.0 {
+        return None;
+    }
+    let mut w = Window::new(bins, span);
+    let line = w.single(0.0, 0.0)?;
     Some(w.finish(line))
 }
 
@@ -263,7 +275,7 @@ impl Window {
     /// See [`Fit::jumps`].
     fn jumps(&self, growth: f64) -> f64 {
         let mut changes = [0.0; MOST];
-        let (n, few) = (self.n - 1, self.n / 10);
+        let (n, few) = (self.n - 1, (self.n / 10).max(1));
         for (i, c) in changes[..n].iter_mut().enumerate() {
             *c = self.y[i + 1] - self.y[i];
         }

@@ -1,6 +1,6 @@
 //! What a significant slope has to pass before it is growth for good.
 
-use super::{Fit, LONG_RING, Layers, Life, Lives, Notes, Profile, RINGS, WINDOWS};
+use super::{BRIEF, Fit, LONG_RING, Layers, Life, Lives, Notes, Profile, RINGS, WINDOWS};
 
 /// False alarms that chance may make of a series in a day, all windows
 /// together, if its noise were as assumed.
@@ -65,7 +65,12 @@ pub struct Gate<'a> {
     pub scale: f64,
     /// What the baseline's warm-up added within the window, bytes.
     pub warm: f64,
+    /// Probability of such a slope without growth.
+    pub chance: f64,
+    /// How far such a window fell before, and how far it rose or fell in the
+    /// baseline, bytes.
     pub fell: f64,
+    pub healthy: f64,
     pub profile: Option<&'a Profile>,
     pub layers: Layers,
 }
@@ -79,10 +84,10 @@ impl Gate<'_> {
         notes.by_load = notes.by_load.max((f.by_load.abs() / base) as f32);
         notes.warm_up = notes.warm_up.max((self.warm / base) as f32);
         let least = LEAST[self.window / 2];
-        if growth < least * base || f.slope < FLOOR * base || growth < 2.0 * f.sigma {
+        if growth < least * base || f.slope < FLOOR * base {
             return Judged::Nothing;
         }
-        let p = f.p() * WINDOWS as f64 * DAY_S / f.span;
+        let p = self.chance * (WINDOWS + BRIEF) as f64 * DAY_S / f.span;
         if p > CHANCE_PER_DAY {
             return Judged::Nothing;
         }
@@ -96,9 +101,8 @@ impl Gate<'_> {
             notes.filling = notes.filling.max(share);
             return Judged::Nothing;
         }
-        let healthy = self.profile.map_or(0.0, |p| p.rose[self.window].max(p.fell[self.window]));
         let own = if self.layers.own_falls { self.fell } else { 0.0 };
-        if growth < (BEYOND * own).max(BEYOND_BASELINE * healthy) {
+        if growth < (BEYOND * own).max(BEYOND_BASELINE * self.healthy) {
             notes.ordinary = notes.ordinary.max(share);
             return Judged::Nothing;
         }

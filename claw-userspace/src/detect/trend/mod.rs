@@ -8,8 +8,10 @@
 //! there), or beyond what the baseline did. Growth since the beginning without
 //! a baseline may be a warm-up: it counts only if it makes the process much
 //! larger than a warm-up does, outlives one, or an earlier life of the process
-//! did not grow so at the same age.
+//! did not grow so at the same age. Windows of a few bins, whose noise was
+//! learned before, find what grows fast ([`brief`]).
 
+mod brief;
 mod fit;
 mod gate;
 mod lives;
@@ -22,6 +24,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use brief::Noise;
 pub use fit::{Fit, fit, normal_tail, student_quantile, student_tail};
 pub use gate::Why;
 pub use notes::Notes;
@@ -29,9 +32,10 @@ pub use profile::{Learner, Profile};
 pub use ring::{Bin, RINGS, Ring};
 pub use standing::{Change, Standing, State};
 
+use brief::{BRIEF, Brief};
 use gate::{Gate, Judged};
 use lives::Lives;
-use ring::MOST;
+use ring::{MOST, grew_to_the_end, quick_growth};
 
 use super::series::Point;
 
@@ -53,6 +57,8 @@ const QUARTER: usize = 8;
 /// fall shows what comes and goes; over hours a level that falls at once says
 /// nothing of how far a slope may come back.
 const LONG_RING: usize = 2;
+/// Longest time between two values that is a sampling interval, s.
+const MOST_STEP_S: f64 = 3600.0;
 /// Time constant of the smoothed load, s.
 const LOAD_S: f64 = 30.0;
 
@@ -88,6 +94,7 @@ pub struct Trend {
     /// Largest fall, and when learning largest rise, in each window, bytes.
     fell: [f32; WINDOWS],
     hits: [u8; WINDOWS],
+    brief: [Brief; BRIEF],
     t0: f64,
     last: Option<Last>,
     /// Of this life of the process: when it was first seen (s since `t0`), its
@@ -101,8 +108,15 @@ pub struct Trend {
     pub notes: Notes,
     standing: Option<Box<Standing>>,
     profile: Option<Arc<Profile>>,
-    learning: Option<Box<[f32; WINDOWS]>>,
+    learning: Option<Box<Rises>>,
     layers: Layers,
+}
+
+/// Largest rise of each window of a healthy series, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rises {
+    windows: [f32; WINDOWS],
+    brief: [f32; BRIEF],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +147,7 @@ impl Trend {
             rings: Default::default(),
             fell: [0.0; WINDOWS],
             hits: [0; WINDOWS],
+            brief: Default::default(),
             t0: 0.0,
             last: None,
             life: Life::default(),
@@ -156,10 +171,12 @@ impl Trend {
         trend
     }
 
-    /// Largest rises and falls of each window, bytes.
-    fn learned(&self) -> ([f64; WINDOWS], [f64; WINDOWS]) {
+    /// Put down how far each window rose and fell.
+    fn learned(&self, profile: &mut Profile) {
         let rose = self.learning.as_deref().copied().unwrap_or_default();
-        (rose.map(f64::from), self.fell.map(f64::from))
+        profile.rose = rose.windows.map(f64::from);
+        profile.fell = self.fell.map(f64::from);
+        profile.brief = std::array::from_fn(|i| (self.brief[i].noise(), f64::from(rose.brief[i])));
     }
 
     /// Take the next value; times must not go back. `scale` is the size of the
@@ -192,6 +209,7 @@ impl Trend {
             ring.clear();
         }
         self.hits = [0; WINDOWS];
+        self.brief.iter_mut().for_each(Brief::restart);
         self.notes.restarts = self.notes.restarts.saturating_add(1);
         self.high_since = None;
         if let Some(s) = &mut self.standing {
@@ -246,15 +264,17 @@ impl Trend {
             return None;
         }
         let at_s = self.since_t0(p.t);
+        let step_s = before.map_or(0, |b| (p.t - b.t).clamp(0.0, MOST_STEP_S) as u32);
         let value = if self.is_old && p.old.is_finite() { p.old } else { p.live };
         let load = if self.layers.load { self.load as f32 } else { f32::NAN };
         let bin = Bin { at_s, low: value as f32, load };
         let mut change = None;
         for (r, spec) in RINGS.into_iter().enumerate() {
-            if self.rings[r].put(spec, bin, self.layers.envelope) {
+            if self.rings[r].put(spec, bin, self.layers.envelope, step_s) {
                 if r == 1 {
                     self.look_back();
                 }
+                change = change.or(self.evaluate_brief(r, at_s, scale));
                 for newest in [SHORT, MOST] {
                     let c = self.evaluate(r, newest, at_s, scale);
                     change = change.or(c);
@@ -293,25 +313,25 @@ impl Trend {
             self.miss(w, f.growth(), now_s, n);
             return None;
         }
-        let gate = Gate {
-            window: w,
-            from_s: bins[0].at_s,
-            life: &self.life,
-            lives: &self.lives,
-            loaded: !bins[0].load.is_nan(),
-            scale,
-            warm,
-            fell: f64::from(self.fell[w]),
-            profile: self.profile.as_deref(),
-            layers: self.layers,
-        };
         if let Some(rose) = &mut self.learning {
             if f.p() < 0.01 {
-                rose[w] = rose[w].max(f.growth() as f32);
+                rose.windows[w] = rose.windows[w].max(f.growth() as f32);
             }
             return None;
         }
-        match gate.judge(&f, &mut self.notes) {
+        let healthy = self.profile.as_ref().map_or(0.0, |p| p.rose[w].max(p.fell[w]));
+        let gate = Gate {
+            window: w,
+            // What the noise makes of the whole window is no growth.
+            chance: if f.growth() < 2.0 * f.sigma { 1.0 } else { f.p() },
+            fell: f64::from(self.fell[w]),
+            healthy,
+            ..self.gate(bins, scale, warm)
+        };
+        let mut notes = self.notes;
+        let judged = gate.judge(&f, &mut notes);
+        self.notes = notes;
+        match judged {
             Judged::Nothing => {
                 self.miss(w, f.growth(), now_s, n);
                 None
@@ -324,9 +344,28 @@ impl Trend {
                 }
                 let from_s = bins[0].at_s;
                 let slope = standing::robust_slope(bins, f.beta);
-                let hit = standing::Hit { window: w, from_s, now_s, base, p, why, slope };
+                let window = w as u8;
+                let hit = standing::Hit { window, from_s, now_s, base, p, why, slope };
                 self.stand(&f, &hit)
             }
+        }
+    }
+
+    /// Of these bins, all that the windows judge alike.
+    fn gate(&self, bins: &[Bin], scale: f64, warm: f64) -> Gate<'_> {
+        Gate {
+            window: 0,
+            from_s: bins[0].at_s,
+            life: &self.life,
+            lives: &self.lives,
+            loaded: !bins[0].load.is_nan(),
+            scale,
+            warm,
+            chance: 1.0,
+            fell: 0.0,
+            healthy: 0.0,
+            profile: self.profile.as_deref(),
+            layers: self.layers,
         }
     }
 
@@ -361,7 +400,7 @@ impl Trend {
         let Some(s) = self.standing.take() else { return };
         if s.why != Some(Why::WarmUp) {
             let grew = s.grew() as f32;
-            for fell in &mut self.fell[s.window..] {
+            for fell in &mut self.fell[usize::from(s.window)..] {
                 *fell = fell.max(grew / gate::BEYOND as f32);
             }
         }
@@ -451,22 +490,4 @@ impl Trend {
         let boxed = self.standing.as_ref().map_or(0, |s| size_of_val(&**s));
         size_of::<Self>() + boxed + self.rings.iter().map(Ring::heap_bytes).sum::<usize>()
     }
-}
-
-/// Rather than a burst, which rises and then stays: the last third adds its
-/// share of the growth.
-fn grew_to_the_end(bins: &[Bin]) -> bool {
-    let third = bins.len() / 3;
-    let mean = |b: &[Bin]| b.iter().map(|b| b.low).sum::<f32>() / b.len() as f32;
-    let late = mean(&bins[bins.len() - third..]);
-    let rise = late - mean(&bins[..third]);
-    rise > 0.0 && late - mean(&bins[third..bins.len() - third]) > 0.3 * rise
-}
-
-/// From the mean of the first third to that of the last, stretched to the whole
-/// window.
-fn quick_growth(bins: &[Bin]) -> f64 {
-    let third = (bins.len() / 3).max(1);
-    let mean = |b: &[Bin]| b.iter().map(|b| f64::from(b.low)).sum::<f64>() / b.len() as f64;
-    (mean(&bins[bins.len() - third..]) - mean(&bins[..third])) * 1.5
 }

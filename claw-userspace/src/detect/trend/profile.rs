@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Trend, WINDOWS};
+use super::{BRIEF, Noise, Trend, WINDOWS};
 use crate::detect::series::Point;
 
 /// Cells of the warm-up curve: eight to each doubling of uptime from 1 minute
@@ -30,6 +30,10 @@ pub struct Profile {
     /// warm-up and load.
     pub rose: [f64; WINDOWS],
     pub fell: [f64; WINDOWS],
+    /// Noise and largest rise, bytes, of each brief window; none in files that
+    /// are older than those are.
+    #[serde(default)]
+    pub brief: [(Noise, f64); BRIEF],
     /// Length of what was seen, s.
     pub seconds: f64,
     pub points: u64,
@@ -186,7 +190,7 @@ impl Learner {
     pub fn finish(self) -> Profile {
         let mut profile = self.first_profile();
         if let Some(trend) = self.trend {
-            (profile.rose, profile.fell) = trend.learned();
+            trend.learned(&mut profile);
         }
         profile
     }
@@ -217,6 +221,7 @@ impl Learner {
             warm_up,
             rose: [0.0; WINDOWS],
             fell: [0.0; WINDOWS],
+            brief: Default::default(),
             seconds: self.last_t - self.first_t.unwrap_or(self.last_t),
             points: self.points,
             old: self.old,

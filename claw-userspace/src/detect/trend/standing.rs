@@ -19,7 +19,7 @@ pub struct Change {
 
 /// One window that passed every gate.
 pub struct Hit {
-    pub window: usize,
+    pub window: u8,
     pub from_s: u32,
     pub now_s: u32,
     pub base: f64,
@@ -43,14 +43,14 @@ pub struct Standing {
     pub leak_s: Option<u32>,
     /// Level that percentages refer to, bytes; fixed when it was found.
     pub base: f64,
-    pub start: f64,
-    pub now: f64,
+    pub start: f32,
+    pub now: f32,
     /// Bytes per second, and its 95 % interval.
     pub slope: f64,
     pub interval: [f64; 2],
     /// Of such growth within a day without a leak; the least that was seen.
     pub p: f64,
-    pub window: usize,
+    pub window: u8,
     pub with_baseline: bool,
     /// Restarts since it was found.
     pub restarts: u16,
@@ -67,8 +67,8 @@ impl Standing {
             at_s: hit.now_s,
             leak_s: hit.why.is_none().then_some(hit.now_s),
             base: hit.base,
-            start: f.start,
-            now: f.start + f.growth(),
+            start: f.start as f32,
+            now: (f.start + f.growth()) as f32,
             slope: hit.slope[0],
             interval: [hit.slope[1], hit.slope[2]],
             p: hit.p,
@@ -85,7 +85,7 @@ impl Standing {
     }
 
     pub fn again(&mut self, f: &Fit, hit: &Hit) -> Option<Change> {
-        self.now = self.now.max(f.start + f.growth());
+        self.now = self.now.max((f.start + f.growth()) as f32);
         if hit.window >= self.window || hit.p < self.p {
             (self.slope, self.interval) = (hit.slope[0], [hit.slope[1], hit.slope[2]]);
             self.window = hit.window;
@@ -125,7 +125,7 @@ impl Standing {
 
     /// Bytes since it began.
     pub fn grew(&self) -> f64 {
-        (self.now - self.start).max(0.0)
+        f64::from(self.now - self.start).max(0.0)
     }
 
     /// It stopped: this window is as long as the one it was found in, and at
@@ -135,13 +135,13 @@ impl Standing {
         let span = f64::from(width) * n as f64;
         self.restarts == 0
             && w % 2 == 1
-            && w >= self.window.max(3)
+            && w >= usize::from(self.window.max(3))
             && f64::from(now_s - self.at_s) > span
             && growth < 0.25 * self.slope * span
     }
 
     pub fn fell_back(&self, low: f32) -> bool {
-        self.restarts == 0 && f64::from(low) < self.start + 0.3 * self.grew()
+        self.restarts == 0 && f64::from(low) < f64::from(self.start) + 0.3 * self.grew()
     }
 }
 

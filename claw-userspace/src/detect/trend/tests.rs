@@ -47,6 +47,40 @@ fn leaks_after_a_quiet_time_are_found_in_time() {
 }
 
 #[test]
+fn fast_leaks_are_found_within_ten_minutes_of_few_values() {
+    // A value every one or two minutes, with the noise of a heap after collections.
+    for step in [6, 12] {
+        let noisy = |leak: f64| {
+            let level = |m: f64| 1.0 + leak * (m - 300.0).max(0.0);
+            let of = |i: u64| {
+                let t = i as f64 * 10.0;
+                Point::new(t, 200.0 * MIB * level(t / 60.0) * (1.0 + 0.03 * noise(i)))
+            };
+            let points: Vec<Point> = (0..3600).step_by(step).map(of).collect();
+            leaks(&points, &mut plain())
+        };
+        let at = noisy(0.052);
+        assert!(at.len() == 1 && (300.0..=310.0).contains(&at[0]), "{at:?}");
+        assert_eq!(noisy(0.0), [] as [f64; 0]);
+    }
+}
+
+#[test]
+fn a_burst_or_a_step_of_few_values_is_no_leak() {
+    for (rise, fall) in [(300.0, 330.0), (300.0, f64::MAX)] {
+        for step in [1, 3, 6, 12] {
+            let level = |m: f64| if m < fall { 1.0 + (m - rise).clamp(0.0, 1.0) } else { 1.0 };
+            let of = |i: u64| {
+                let t = i as f64 * 10.0;
+                Point::new(t, 200.0 * MIB * level(t / 60.0) * (1.0 + 0.03 * noise(i)))
+            };
+            let points: Vec<Point> = (0..3600).step_by(step).map(of).collect();
+            assert_eq!(leaks(&points, &mut plain()), [] as [f64; 0], "{fall} {step}");
+        }
+    }
+}
+
+#[test]
 fn healthy_twins_are_silent() {
     let wave = |m: f64| (m / 1440.0 * std::f64::consts::TAU).sin();
     let twins: [(&str, &dyn Fn(f64) -> f64); 6] = [
