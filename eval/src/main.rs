@@ -44,7 +44,7 @@ const RATES: [f64; 7] = [5.2, 2.0, 0.5, 0.2, 0.1, 0.03, 0.02];
 
 fn each(args: &Args, days: u64, mut with: impl FnMut(&Series)) {
     let (seeds, ranges): (u64, &Ranges) =
-        if args.tune { (1 << 32, &TUNE) } else { (17 << 40, &WIDE) };
+        if args.tune { (1 << 32, &TUNE) } else { (19 << 40, &WIDE) };
     for i in 0..days {
         with(&generate::series(seeds + i, ranges, None, 24.0));
     }
