@@ -99,21 +99,27 @@ impl Trend {
             *bin = of.iter().fold(of[0], |a, b| if b.low < a.low { *b } else { a });
         }
         let warm = self.take_warm_up(&mut bins);
-        let f = fit::line(&bins).filter(|f| f.span >= LEAST_S)?;
-        let growth = f.growth();
+        let growth = line_growth(&bins).filter(|_| span(&bins) >= LEAST_S)?;
         let brief = &mut self.brief[i];
         brief.wait = brief.wait.saturating_sub(1);
+        let fell = f64::from(brief.fell);
         if growth < 0.0 {
             brief.hits = 0;
             if brief.wait == 0 {
                 brief.wait = (FEW * group) as u8;
                 brief.learn(growth);
             }
-            if gate::is_slope(&f) {
-                brief.fell = brief.fell.max(-growth as f32);
+            if -growth > fell && gate::is_slope(&fit::line(&bins)?) {
+                brief.fell = -growth as f32;
             }
             return None;
         }
+        // Most windows grow by less: cheaper to see than to fit.
+        if self.layers.own_falls && self.learning.is_none() && growth < gate::BEYOND * fell {
+            brief.hits = 0;
+            return None;
+        }
+        let f = fit::line(&bins)?;
         let own = brief.noise();
         let (before, rose) = self.profile.as_ref().map(|p| p.brief[i]).unwrap_or_default();
         let dof = f.dof + own.dof() + before.dof();
@@ -157,4 +163,22 @@ impl Trend {
             }
         }
     }
+}
+
+/// Time from the first bin to the last, s.
+fn span(bins: &[Bin; FEW]) -> f64 {
+    f64::from(bins[FEW - 1].at_s) - f64::from(bins[0].at_s)
+}
+
+/// Change from end to end on the least-squares line, bytes.
+fn line_growth(bins: &[Bin; FEW]) -> Option<f64> {
+    let mean = |of: fn(&Bin) -> f64| bins.iter().map(of).sum::<f64>() / FEW as f64;
+    let (t, y) = (mean(|b| f64::from(b.at_s)), mean(|b| f64::from(b.low)));
+    let (mut ty, mut tt) = (0.0, 0.0);
+    for b in bins {
+        let passed = f64::from(b.at_s) - t;
+        ty += passed * (f64::from(b.low) - y);
+        tt += passed * passed;
+    }
+    (tt > 0.0).then(|| ty / tt * span(bins))
 }
