@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Options,
-    clock::monotonic_ns,
+    clock::{monotonic_ns, thread_cpu_ns},
     crowd::Crowd,
     duty::Duty,
     holders::Looks,
@@ -213,11 +213,15 @@ impl WatchedPython {
         if grows {
             items.extend(self.collections.run(&self.live.process));
         }
+        let began_ns = thread_cpu_ns();
         // A process that is gone is found out elsewhere.
         if let Ok(taken) = self.live.census() {
             self.skipped = 0;
             self.anon_bytes = m.anon_bytes;
-            let pause = taken.took_ns as f64 * watched as f64 / SHARE;
+            // Not the time that passed: where targets keep all processors busy
+            // that is a multiple, and censuses would become rare.
+            let spent_ns = thread_cpu_ns().saturating_sub(began_ns);
+            let pause = spent_ns as f64 * watched as f64 / SHARE;
             self.not_before_ns = t_ns.saturating_add(pause as u64);
             let grown = self.grown(&taken.census);
             if let Ok(tasks) = self.live.tasks(&self.rules, &taken.census.tasks) {
