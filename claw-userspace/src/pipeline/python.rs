@@ -40,7 +40,7 @@ const CHANGED: u64 = 256 << 10;
 /// Intervals after which there is one without: a leak may fill free pools.
 const AT_LEAST_EVERY: u32 = 3;
 /// Share of one CPU that the agent may spend on censuses of all processes.
-const SHARE: f64 = 0.15;
+const SHARE: f64 = 0.05;
 /// Types of a census that are passed on, those with the most bytes.
 const MOST_TYPES: usize = 512;
 /// Growing containers whose place is looked for, the fastest.
