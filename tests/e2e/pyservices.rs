@@ -208,17 +208,15 @@ fn score(service: &Service, windows: &[PyWindow]) -> (u64, u64) {
     (leaked, right)
 }
 
-/// Pids of a service's processes that were watched.
-fn pids(service: &Service, report: &Value) -> BTreeSet<u64> {
-    let targets = report["targets"].as_array().unwrap();
-    let watched = targets.iter().map(|t| t["pid"].as_u64().unwrap());
-    let parent = u64::from(service.process.pid());
-    let child = |pid: u64| {
+/// Whether a target or a finding is of one of a service's processes.
+fn owns(service: &Service, v: &Value) -> bool {
+    let (pid, parent) = (v["pid"].as_u64().unwrap(), u64::from(service.process.pid()));
+    let child = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let after = stat.rsplit(')').next().unwrap_or_default().to_owned();
         after.split_whitespace().nth(1).and_then(|p| p.parse().ok()) == Some(parent)
     };
-    watched.filter(|pid| *pid == parent || child(*pid)).collect()
+    pid == parent || child()
 }
 
 #[test]
@@ -240,8 +238,8 @@ fn leaks_of_each_kind_and_healthy_twins() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (_, report) = watch_until(&args, Duration::from_secs(95), |found| {
         let leaks = |s: &Service| {
-            let of = found.iter().filter(|f| f["verdict"] == "leak");
-            let named = of.filter(|f| f["type"] == s.kind.type_name && !f["holder"].is_null());
+            let own = found.iter().filter(|f| f["verdict"] == "leak" && owns(s, f));
+            let named = own.filter(|f| f["type"] == s.kind.type_name && !f["holder"].is_null());
             let tenants: BTreeSet<&str> = named.filter_map(|f| f["tenant"].as_str()).collect();
             LEAKING.iter().all(|t| tenants.contains(t))
         };
@@ -259,17 +257,12 @@ fn leaks_of_each_kind_and_healthy_twins() {
     println!("| Service | Leak found after | Tenants and lines | Right |\n|---|---|---|---|");
     let mut wrong = Vec::new();
     for s in leaking {
-        let own = pids(s, &report);
-        let of: Vec<&Value> =
-            found.iter().filter(|f| own.contains(&f["pid"].as_u64().unwrap())).collect();
+        let of: Vec<&Value> = found.iter().filter(|f| owns(s, f)).collect();
         judge(s, &of, (&windows, &censuses), &mut wrong);
     }
     for s in healthy {
-        let own = pids(s, &report);
-        let of: Vec<&Value> = found
-            .iter()
-            .filter(|f| own.contains(&f["pid"].as_u64().unwrap()) && f["verdict"] == "leak")
-            .collect();
+        let of: Vec<&Value> =
+            found.iter().filter(|f| f["verdict"] == "leak" && owns(s, f)).collect();
         println!(
             "| healthy twin on 3.{}: {} | {} | | |",
             s.minor,
