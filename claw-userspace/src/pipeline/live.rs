@@ -52,10 +52,10 @@ const LIVES: Duration = Duration::from_millis(500);
 /// What a terminal shows is drawn this often.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Between the ends of intervals findings are judged this often …
-const JUDGE: Duration = Duration::from_secs(2);
+pub(super) const JUDGE: Duration = Duration::from_secs(2);
 /// … or, where there is much to judge, as rarely as keeps it below this share
 /// of one CPU.
-const JUDGE_SHARE: f64 = 0.01;
+pub(super) const JUDGE_SHARE: f64 = 0.01;
 
 fn may_watch() -> Result<(), WatchError> {
     capability::may_attach().map_err(WatchError::NotPermitted)?;

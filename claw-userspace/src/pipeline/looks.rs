@@ -5,8 +5,11 @@
 //! too much. One that lives between two looks is never seen, which is no loss:
 //! it does not leak.
 
+use std::time::Duration;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::pace::Pace;
 use crate::{
     decode::{Event, What},
     target::{
@@ -19,10 +22,9 @@ use crate::{
     },
 };
 
-/// Time between two looks, at least.
-pub const APART_NS: u64 = 2_000_000_000;
-/// … and this multiple of what a look takes: half a percent of one CPU.
-const TIMES: u64 = 200;
+/// Time between two looks, at least, and the share of one CPU that they may take.
+pub const APART: Duration = Duration::from_secs(2);
+pub const SHARE: f64 = 0.005;
 
 #[derive(Debug)]
 pub struct Looks {
@@ -33,22 +35,12 @@ pub struct Looks {
     /// Goroutine id → `gopc` of those alive at the last look; `None` before
     /// the first.
     known: Option<FxHashMap<u64, u64>>,
-    next_ns: u64,
+    pub pace: Pace,
 }
 
 impl Looks {
     pub fn new(pid: u32, allgs: u64, layout: &'static GoLayout, keys: Vec<String>) -> Self {
-        Self { pid, allgs, layout, keys, known: None, next_ns: 0 }
-    }
-
-    pub fn is_due(&self, now_ns: u64) -> bool {
-        now_ns >= self.next_ns
-    }
-
-    /// Say how long the look at `began_ns` took.
-    pub fn took(&mut self, began_ns: u64, ended_ns: u64) {
-        let pause = ended_ns.saturating_sub(began_ns).saturating_mul(TIMES).max(APART_NS);
-        self.next_ns = began_ns.saturating_add(pause);
+        Self { pid, allgs, layout, keys, known: None, pace: Pace::new(APART, SHARE) }
     }
 
     /// What was born and what ended since the last look. Those of the first

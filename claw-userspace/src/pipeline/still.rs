@@ -7,6 +7,10 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::{
+    looks::{APART, SHARE},
+    pace::Pace,
+};
 use crate::{
     stream::{Item, Still},
     target::{
@@ -23,10 +27,6 @@ use crate::{
     },
 };
 
-/// Time between two looks, at least, and this multiple of what one takes: half
-/// a percent of one CPU.
-const APART_NS: u64 = 2_000_000_000;
-const TIMES: u64 = 200;
 /// Goroutines that are followed; of more, the youngest are.
 const MOST: usize = 1 << 19;
 /// Frames of a stack that are sent: the site is near the leaf.
@@ -40,7 +40,7 @@ pub struct StillLooks {
     keys: Vec<String>,
     known: FxHashMap<u64, Known>,
     begun: bool,
-    next_ns: u64,
+    pub pace: Pace,
 }
 
 #[derive(Debug)]
@@ -54,17 +54,15 @@ struct Known {
 
 impl StillLooks {
     pub fn new(pid: u32, allgs: u64, layout: &'static GoLayout, keys: Vec<String>) -> Self {
-        Self { pid, allgs, layout, keys, known: FxHashMap::default(), begun: false, next_ns: 0 }
-    }
-
-    pub fn is_due(&self, now_ns: u64) -> bool {
-        now_ns >= self.next_ns
-    }
-
-    /// Say how long the look at `began_ns` took.
-    pub fn took(&mut self, began_ns: u64, ended_ns: u64) {
-        let pause = ended_ns.saturating_sub(began_ns).saturating_mul(TIMES).max(APART_NS);
-        self.next_ns = began_ns.saturating_add(pause);
+        Self {
+            pid,
+            allgs,
+            layout,
+            keys,
+            known: FxHashMap::default(),
+            begun: false,
+            pace: Pace::new(APART, SHARE),
+        }
     }
 
     /// What stands still and what moved since the last look.

@@ -15,6 +15,7 @@ use super::{
     every::{Every, start_every},
     governor::{EventCost, Governor, TooMuch},
     looks::Looks,
+    naming::{MOST_SEEN, Naming},
     owner::Owner,
     resident::memory_item,
     still::StillLooks,
@@ -86,8 +87,6 @@ impl StartError {
     }
 }
 
-/// Addresses and buckets of one process that are sent only once.
-const MOST_SEEN: usize = 1 << 18;
 /// After the sampling rate was changed, each P takes one sample at once that
 /// stands for nothing: those of this long, and each thread's first, are not
 /// counted.
@@ -104,11 +103,10 @@ struct Settling {
 pub struct Watched {
     pub process: Process,
     attachment: Attachment,
-    symbolizer: Symbolizer,
+    naming: Naming,
     memory: ProcessMemory,
     rate: Option<ChangedRate>,
     settling: Option<Settling>,
-    seen: FxHashSet<u64>,
     seen_buckets: FxHashSet<u64>,
     governor: Governor,
     /// What the governor has counted, for exact mode's windows.
@@ -229,13 +227,12 @@ impl Watched {
             dropped: 0,
         });
         let watched = Self {
-            symbolizer: Symbolizer::new(pid, binary, bias),
+            naming: Naming::new(pid, Symbolizer::new(pid, binary, bias)),
             process,
             attachment,
             memory,
             rate: changed,
             settling,
-            seen: FxHashSet::default(),
             seen_buckets: FxHashSet::default(),
             governor: Governor::new(t_ns),
             taken_ns,
@@ -262,21 +259,14 @@ impl Watched {
             return;
         }
         match &event.what {
-            What::Alloc { stack, .. } => {
+            What::Alloc { .. } => {
                 if self.is_spurious(&event) {
                     return;
                 }
                 self.governor.count(Part::Heap);
-                self.name(pid, stack, put);
             }
-            What::GoroutineNew { stack, gopc, .. } => {
+            What::GoroutineNew { .. } | What::GoroutineExit { .. } => {
                 self.governor.count(Part::Goroutines);
-                self.name(pid, stack, put);
-                self.name(pid, &[*gopc], put);
-            }
-            What::GoroutineExit { gopc, .. } => {
-                self.governor.count(Part::Goroutines);
-                self.name(pid, &[*gopc], put);
             }
             What::Free { bucket, .. } => {
                 self.governor.count(Part::Heap);
@@ -285,14 +275,14 @@ impl Watched {
             What::Gc | What::Exec | What::Exit => {}
             What::EveryAlloc { .. } => return,
         }
-        put(Item::Event(event));
+        self.naming.put(Item::Event(event), put);
     }
 
     /// Exact mode: send what was seen since the last call; gives lines for the
     /// log, errors as such.
     pub fn windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
         match &mut self.every {
-            Some(every) => every.take(&mut self.symbolizer, put),
+            Some(every) => every.take(&mut self.naming.symbolizer, put),
             None => Vec::new(),
         }
     }
@@ -308,7 +298,7 @@ impl Watched {
     pub fn close_windows(&mut self, put: &mut impl FnMut(Item)) -> Vec<Result<String, String>> {
         let Some(mut every) = self.every.take() else { return Vec::new() };
         every.stop();
-        let mut notes = every.take(&mut self.symbolizer, put);
+        let mut notes = every.take(&mut self.naming.symbolizer, put);
         notes.extend(every.summary().map(Ok));
         notes
     }
@@ -317,7 +307,7 @@ impl Watched {
     pub fn streamed(&mut self, event: &Event, put: &mut impl FnMut(Item)) -> Option<String> {
         let none = self.default_tenant.as_deref().unwrap_or("-");
         let tenant = |l: Option<&Label>| l.map_or_else(|| none.to_owned(), |l| clean(&l.value));
-        self.every.as_mut()?.line(event, tenant, &mut self.symbolizer, put)
+        self.every.as_mut()?.line(event, tenant, &mut self.naming.symbolizer, put)
     }
 
     fn is_spurious(&mut self, event: &Event) -> bool {
@@ -325,14 +315,6 @@ impl Watched {
         let spurious = s.threads.insert(event.tid) || event.t_ns < s.until_ns;
         s.dropped += u64::from(spurious);
         spurious
-    }
-
-    fn name(&mut self, pid: u32, stack: &[u64], put: &mut impl FnMut(Item)) {
-        for pc in stack.iter().copied().filter(|pc| *pc != 0) {
-            if self.seen.len() < MOST_SEEN && self.seen.insert(pc) {
-                put(Item::Frames { pid, pc, frames: self.symbolizer.frames(pc) });
-            }
-        }
     }
 
     fn name_bucket(&mut self, pid: u32, bucket: u64, put: &mut impl FnMut(Item)) {
@@ -346,8 +328,8 @@ impl Watched {
     }
 
     fn put_bucket(&mut self, pid: u32, bucket: u64, stack: &[u64], put: &mut impl FnMut(Item)) {
-        let stack = Stacks::new(self.symbolizer.binary(), self.bias).real(stack);
-        self.name(pid, &stack, put);
+        let stack = Stacks::new(self.naming.symbolizer.binary(), self.bias).real(stack);
+        self.naming.name(&stack, put);
         put(Item::Bucket { pid, bucket, stack });
     }
 
@@ -383,7 +365,7 @@ impl Watched {
             allowed * 100.0
         );
         let allgs = match part {
-            Part::Goroutines => ALLGS.find(self.symbolizer.binary()).ok(),
+            Part::Goroutines => ALLGS.find(self.naming.symbolizer.binary()).ok(),
             Part::Heap => None,
         };
         let detail = format!("process {pid}: {}: {why}", part.name());
@@ -401,19 +383,14 @@ impl Watched {
     /// Look at its goroutines, where that stands in for probes and is due.
     pub fn look(&mut self, put: &mut impl FnMut(Item)) {
         let began = monotonic_ns();
-        let Some(mut looks) = self.looks.take_if(|l| l.is_due(began)) else { return };
+        let Some(mut looks) = self.looks.take_if(|l| l.pace.is_due(began)) else { return };
         let pid = self.process.pid;
         match looks.look(&self.memory, began) {
             Ok(events) => {
                 for event in events {
-                    if let What::GoroutineNew { gopc, .. } | What::GoroutineExit { gopc, .. } =
-                        &event.what
-                    {
-                        self.name(pid, &[*gopc], put);
-                    }
-                    put(Item::Event(event));
+                    self.naming.put(Item::Event(event), put);
                 }
-                looks.took(began, monotonic_ns());
+                looks.pace.took(began, monotonic_ns());
                 self.looks = Some(looks);
             }
             // A process that is gone is found out elsewhere.
@@ -430,19 +407,15 @@ impl Watched {
     /// Look for goroutines that stand still, where that is due.
     pub fn look_for_still(&mut self, put: &mut impl FnMut(Item)) {
         let began = monotonic_ns();
-        let Some(mut still) = self.still.take_if(|s| s.is_due(began)) else { return };
+        let Some(mut still) = self.still.take_if(|s| s.pace.is_due(began)) else { return };
         let pid = self.process.pid;
-        let binary = self.symbolizer.shared();
+        let binary = self.naming.symbolizer.shared();
         match still.look(&self.memory, (&binary, self.bias), began) {
             Ok(items) => {
                 for item in items {
-                    if let Item::Still(s) = &item {
-                        self.name(pid, &s.stack, put);
-                        self.name(pid, &[s.gopc], put);
-                    }
-                    put(item);
+                    self.naming.put(item, put);
                 }
-                still.took(began, monotonic_ns());
+                still.pace.took(began, monotonic_ns());
                 self.still = Some(still);
             }
             Err(_) if !self.process.is_alive() => {}

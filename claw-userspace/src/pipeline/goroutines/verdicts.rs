@@ -6,17 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustc_hash::FxHashSet;
-
 use super::{DumpError, live, opened};
 use crate::{
-    decode::What,
     engine::Engine,
     ledger::Bounds,
     pipeline::{
         clock::monotonic_ns,
+        live::{JUDGE, JUDGE_SHARE},
         looks::Looks,
+        naming::Naming,
         owner::Owner,
+        pace::Pace,
         session,
         steps::{failed, step},
         still::StillLooks,
@@ -35,15 +35,10 @@ use crate::{
 
 /// Between two turns: whether a look is due, and whether it ended.
 const TURN: Duration = Duration::from_millis(200);
-/// Judged this often, or as rarely as keeps that below a hundredth of one CPU.
-const JUDGE_NS: u64 = 2_000_000_000;
-const JUDGE_TIMES: u64 = 100;
 /// Time between two points of a series.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Growth of the heap, which is not looked at, decides nothing.
 const THRESHOLD: f64 = 0.0;
-/// Addresses whose names are sent once only.
-const MOST_SEEN: usize = 1 << 18;
 
 /// How goroutines are judged.
 #[derive(Clone, Debug)]
@@ -98,12 +93,11 @@ pub(super) fn judged(pid: u32, system: bool, how: &Judging) -> Result<Dump, Dump
 struct Outside {
     process: Process,
     program: GoProgram<ProcessMemory>,
-    symbolizer: Symbolizer,
-    seen: FxHashSet<u64>,
+    naming: Naming,
     looks: Looks,
     still: StillLooks,
     engine: Engine,
-    judge_ns: u64,
+    judging: Pace,
     tick_ns: u64,
     /// Why it cannot be looked at any more.
     over: Option<String>,
@@ -146,12 +140,14 @@ impl Outside {
         Ok(Self {
             looks: Looks::new(pid, allgs, program.layout, keys.clone()),
             still: StillLooks::new(pid, allgs, program.layout, keys),
-            symbolizer: Symbolizer::new(pid, Arc::clone(&program.binary), program.bias),
-            seen: FxHashSet::default(),
+            naming: Naming::new(
+                pid,
+                Symbolizer::new(pid, Arc::clone(&program.binary), program.bias),
+            ),
             process,
             program,
             engine,
-            judge_ns: t_ns,
+            judging: Pace::new(JUDGE, JUDGE_SHARE),
             tick_ns: t_ns,
             over: None,
         })
@@ -177,35 +173,26 @@ impl Outside {
 
     fn look(&mut self) -> Result<(), LookError> {
         let began = monotonic_ns();
-        if self.looks.is_due(began) {
+        if self.looks.pace.is_due(began) {
             for event in self.looks.look(&self.program.memory, began)? {
-                if let What::GoroutineNew { gopc, .. } | What::GoroutineExit { gopc, .. } =
-                    &event.what
-                {
-                    self.name(&[*gopc]);
-                }
-                self.engine.apply(Item::Event(event));
+                self.put(Item::Event(event));
             }
-            self.looks.took(began, monotonic_ns());
+            self.looks.pace.took(began, monotonic_ns());
         }
         let began = monotonic_ns();
-        if self.still.is_due(began) {
+        if self.still.pace.is_due(began) {
             let GoProgram { memory, binary, bias, .. } = &self.program;
             for item in self.still.look(memory, (binary, *bias), began)? {
-                if let Item::Still(s) = &item {
-                    self.name(&s.stack);
-                    self.name(&[s.gopc]);
-                }
-                self.engine.apply(item);
+                self.put(item);
             }
-            self.still.took(began, monotonic_ns());
+            self.still.pace.took(began, monotonic_ns());
         }
         Ok(())
     }
 
     fn judge(&mut self) {
         let t_ns = monotonic_ns();
-        if t_ns < self.judge_ns {
+        if !self.judging.is_due(t_ns) {
             return;
         }
         let interval_ns = u64::try_from(INTERVAL.as_nanos()).unwrap_or(u64::MAX);
@@ -214,18 +201,13 @@ impl Outside {
             self.tick_ns = t_ns;
         }
         self.engine.apply(if tick { Item::Tick { t_ns } } else { Item::Judge { t_ns } });
-        let took = monotonic_ns().saturating_sub(t_ns);
-        self.judge_ns = t_ns.saturating_add(JUDGE_NS.max(took.saturating_mul(JUDGE_TIMES)));
+        self.judging.took(t_ns, monotonic_ns());
     }
 
-    /// Addresses get their names before what uses them.
-    fn name(&mut self, addresses: &[u64]) {
-        let pid = self.process.pid;
-        for pc in addresses.iter().copied().filter(|pc| *pc != 0) {
-            if self.seen.len() < MOST_SEEN && self.seen.insert(pc) {
-                let frames = self.symbolizer.frames(pc);
-                self.engine.apply(Item::Frames { pid, pc, frames });
-            }
-        }
+    fn put(&mut self, item: Item) {
+        let engine = &mut self.engine;
+        self.naming.put(item, &mut |item| {
+            engine.apply(item);
+        });
     }
 }

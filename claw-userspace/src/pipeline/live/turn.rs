@@ -13,7 +13,9 @@ use crate::{
     pipeline::{
         clock::monotonic_ns,
         governor::EventCost,
-        holders, nativegain, pygain,
+        holders, nativegain,
+        pace::pause,
+        pygain,
         python::WatchedPython,
         pywindow::Seen,
         resident::WatchedMemory,
@@ -131,7 +133,7 @@ impl Live<'_> {
         self.drain();
         let began = Instant::now();
         self.sink.put(Item::Judge { t_ns: monotonic_ns() });
-        JUDGE.max(began.elapsed().div_f64(JUDGE_SHARE))
+        pause(JUDGE, JUDGE_SHARE, began.elapsed())
     }
 
     pub(super) fn collect(&mut self) {
