@@ -1,6 +1,6 @@
 //! Arguments that several verbs share, and how their values are written.
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -10,7 +10,6 @@ use claw_ebpf::{
     report::{
         exit::{self, FailOn},
         output::Output,
-        text::Style,
     },
     tenant::Rules,
 };
@@ -142,11 +141,8 @@ impl ReportArgs {
     /// # Errors
     /// When an `--out` cannot be written.
     pub fn view(&self) -> anyhow::Result<View> {
-        let colour = !self.no_color
-            && std::env::var_os("NO_COLOR").is_none()
-            && std::io::stdout().is_terminal();
         let stdout = match self.format {
-            Format::Text => Stdout::Text(if colour { Style::Colour } else { Style::Plain }),
+            Format::Text => Stdout::Text(super::style(self.no_color)),
             Format::Json => Stdout::Json,
             Format::Jsonl => Stdout::JsonLines,
         };

@@ -14,7 +14,7 @@ use claw_ebpf::{
     tenant::Rules,
 };
 
-use super::{Exit, args::duration, not_to_a_terminal, print};
+use super::{Exit, args::duration, not_to_a_terminal, print, style};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -111,9 +111,6 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         (None, None) => anyhow::bail!("give --pid or --core"),
     };
     let dump = read(args, &source)?;
-    let colour =
-        !args.no_color && std::env::var_os("NO_COLOR").is_none() && std::io::stdout().is_terminal();
-    let style = if colour { Style::Colour } else { Style::Plain };
     let render = |format, top, style| -> anyhow::Result<Vec<u8>> {
         Ok(match format {
             Format::Text => goroutines::text(&dump, top, style).into_bytes(),
@@ -128,7 +125,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let top = if args.top == 0 { usize::MAX } else { args.top };
     print(match args.format {
-        Shown::As(format) => render(format, top, style)?,
+        Shown::As(format) => render(format, top, style(args.no_color))?,
         Shown::Debug2 => goroutines::debug2(&dump).into_bytes(),
     })?;
     // The collector's own proof, where the program asked for it.

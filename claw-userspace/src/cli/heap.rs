@@ -1,7 +1,6 @@
 //! `claw-ebpf heap (--pid N | --core FILE)`
 
 use std::{
-    io::IsTerminal,
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +19,7 @@ use claw_ebpf::{
 use super::{
     Exit,
     args::{duration, pause},
-    not_to_a_terminal, print,
+    not_to_a_terminal, print, style,
 };
 
 #[derive(clap::Args)]
@@ -149,16 +148,11 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         since: args.since.as_ref().map(|p| p.to_string_lossy().into_owned()),
     };
     let report = HeapReport::new(&snapshot, &context);
-    let write = |format| render(format, &snapshot, &report, &context, Style::Plain);
+    let write = |format, style| render(format, &snapshot, &report, &context, style);
     for o in &out {
-        o.save(&write(o.format)?)?;
+        o.save(&write(o.format, Style::Plain)?)?;
     }
-    let colour =
-        !args.no_color && std::env::var_os("NO_COLOR").is_none() && std::io::stdout().is_terminal();
-    print(&match args.format {
-        Format::Text if colour => text(&report, Style::Colour).into_bytes(),
-        format => write(format)?,
-    })?;
+    print(&write(args.format, style(args.no_color))?)?;
     // Nothing is sampled: an empty heap would be a lie.
     let nothing = snapshot.samples.is_empty() && args.since.is_none();
     Ok(if nothing && !report.blocked.is_empty() { Exit::NoVerdict } else { Exit::Clean })

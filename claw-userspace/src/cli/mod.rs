@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use claw_ebpf::{
     heap::HeapError,
     pipeline::{DumpError, WatchError},
-    report::output::Format,
+    report::{output::Format, text::Style},
 };
 
 /// How a verb ended; `main` turns it into the exit code of the contract.
@@ -94,6 +94,13 @@ fn not_to_a_terminal(format: Format) -> anyhow::Result<()> {
         anyhow::bail!("--format pprof is no text: write it to a file, or use --out FILE.pb.gz");
     }
     Ok(())
+}
+
+/// How text on stdout is written.
+fn style(no_color: bool) -> Style {
+    let plain =
+        no_color || std::env::var_os("NO_COLOR").is_some() || !std::io::stdout().is_terminal();
+    if plain { Style::Plain } else { Style::Colour }
 }
 
 /// The exit code of an error: 3 where permission is missing, else 2.

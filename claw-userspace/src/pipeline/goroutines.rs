@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-pub use self::verdicts::Judging;
+pub use self::verdicts::{Judging, judged_goroutines};
 pub use crate::target::Source;
 
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +60,6 @@ pub fn goroutines(source: &Source, system: bool) -> Result<Dump, DumpError> {
         Source::Process(pid) => live(*pid, system),
         Source::Core { path, exe } => dead(&GoProgram::of_core(path, exe.as_deref())?, system),
     }
-}
-
-/// Read them several times, and judge which leak; the dump has a report.
-///
-/// # Errors
-/// As [`goroutines`].
-pub fn judged_goroutines(pid: u32, system: bool, how: &Judging) -> Result<Dump, DumpError> {
-    verdicts::judged(pid, system, how)
 }
 
 fn opened(pid: u32) -> Result<(Process, GoProgram<ProcessMemory>), DumpError> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{Meter, Service},
+    meter::{FULL_LOAD, Meter, Service},
     pairs::{figure, median},
     row, seconds,
 };
@@ -222,7 +222,7 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
 }
 
 pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let s = Service::start(programs, &["-ballast", "50000000", "-count"], &["-conns", "8"])?;
+    let s = Service::start(programs, &["-ballast", "50000000", "-count"], &FULL_LOAD)?;
     let subject = Subject { work: &s.load, allocations: &s.shop, pid: s.pid };
     let mut measured = measure(programs, &subject, &BUDGETS, pairs)?;
     Ok(rows("HTTP service at full load", &BUDGETS, &mut measured))

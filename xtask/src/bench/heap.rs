@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     Programs, Rows,
-    meter::{Service, get},
+    meter::{FULL_LOAD, Service, get},
     pairs::{Mode, figure, measure, median},
     row,
 };
@@ -25,7 +25,7 @@ fn milliseconds(mut one: impl FnMut() -> Result<()>) -> Result<f64> {
 
 pub fn heap(programs: &Programs, pairs: usize) -> Result<Rows> {
     let shop = ["-ballast", "50000000", "-leak", "session"];
-    let s = Service::start(programs, &shop, &["-conns", "8"])?;
+    let s = Service::start(programs, &shop, &FULL_LOAD)?;
     let (ratios, rate) =
         measure(programs, &s.load, (s.pid, &s.addr), &[Mode::ReadHeap, Mode::Scrape], pairs)?;
     let outside = milliseconds(|| {

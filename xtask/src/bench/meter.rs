@@ -64,15 +64,7 @@ impl Meter {
     /// # Errors
     /// When the program says nothing.
     pub fn head(&self) -> Result<String> {
-        let began = Instant::now();
-        loop {
-            let head = self.head.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?.clone();
-            if !head.is_empty() {
-                return Ok(head);
-            }
-            ensure!(began.elapsed() < Duration::from_secs(20), "the measured program says nothing");
-            thread::sleep(Duration::from_millis(10));
-        }
+        said(|| self.head.lock().ok().map(|head| head.clone()).filter(|head| !head.is_empty()))
     }
 
     /// Counts per second in the `length` from now on.
@@ -121,14 +113,19 @@ impl Meter {
     /// # Errors
     /// When the program says nothing.
     pub fn latest(&self) -> Result<(f64, f64)> {
-        let began = Instant::now();
-        loop {
-            if let Some(last) = self.lines.lock().ok().and_then(|l| l.last().copied()) {
-                return Ok(last);
-            }
-            ensure!(began.elapsed() < Duration::from_secs(20), "the measured program says nothing");
-            thread::sleep(Duration::from_millis(10));
+        said(|| self.lines.lock().ok().and_then(|l| l.last().copied()))
+    }
+}
+
+/// Wait for what a measured program says.
+fn said<T>(look: impl Fn() -> Option<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
         }
+        ensure!(began.elapsed() < Duration::from_secs(20), "the measured program says nothing");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -194,6 +191,10 @@ impl Drop for Watcher {
         let _ = self.stop();
     }
 }
+
+/// Load that keeps two processors busy: with eight connections they are idle an
+/// eighth of the time.
+pub const FULL_LOAD: [&str; 2] = ["-conns", "32"];
 
 /// The shop and a load on it.
 pub struct Service {

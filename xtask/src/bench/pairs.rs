@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     Programs, Rows,
-    meter::{Meter, Service, Watcher, get},
+    meter::{FULL_LOAD, Meter, Service, Watcher, get},
     row, seconds,
 };
 
@@ -115,7 +115,7 @@ pub fn measure(
 
 /// Both cores are busy with JSON work for several tenants.
 pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let s = Service::start(programs, &["-ballast", "50000000"], &["-conns", "32"])?;
+    let s = Service::start(programs, &["-ballast", "50000000"], &FULL_LOAD)?;
     let modes = [Mode::Claw, Mode::EveryMalloc, Mode::Scrape];
     let (ratios, rate) = measure(programs, &s.load, (s.pid, &s.addr), &modes, pairs)?;
     let what = format!("HTTP service at full load, {rate:.0} requests/s");

@@ -48,12 +48,13 @@ pub struct Judging {
     pub tenants: Rules,
 }
 
-/// Look for as long as asked, or until a signal says stop or it ends; gives the
-/// goroutines as they are then, and the report.
+/// Look at a process's goroutines for as long as asked, or until a signal says
+/// stop or it ends, and judge which leak; gives the goroutines as they are then,
+/// and the report.
 ///
 /// # Errors
 /// One line, why they cannot be read.
-pub(super) fn judged(pid: u32, system: bool, how: &Judging) -> Result<Dump, DumpError> {
+pub fn judged_goroutines(pid: u32, system: bool, how: &Judging) -> Result<Dump, DumpError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut stop = Stop::listen()?;
