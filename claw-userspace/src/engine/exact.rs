@@ -54,6 +54,15 @@ pub fn target(session: &Session, p: &Process) -> Option<model::Exact> {
         hits: e.hits,
         estimated_ratio: e.lost_ns / 1e9 / span_s,
         window_every_s: (scale != Scale::Complete).then_some(e.period_ns / 1e9),
+        latest_windows: e
+            .recent
+            .iter()
+            .map(|w| model::ExactWindow {
+                from_unix_s: unix_s(w.from_ns),
+                to_unix_s: unix_s(w.to_ns),
+                lost_work_s: w.lost_ns / 1e9,
+            })
+            .collect(),
         lost: e.lost.clone(),
     })
 }

@@ -279,14 +279,7 @@ impl Ledger {
         let Some(p) = self.processes.get_mut(&w.pid) else { return };
         let exact = p.exact.get_or_insert_default();
         exact.covered(w.from_ns, w.to_ns, now_ns, &p.heap);
-        exact.open = !w.closed;
-        exact.windows += u64::from(w.opened);
-        exact.hits += w.hits;
-        exact.lost_ns += w.lost_work_ns;
-        exact.period_ns = w.period_ns;
-        for (reason, n) in &w.lost {
-            *exact.lost.entry(reason.clone()).or_default() += n;
-        }
+        exact.saw(w);
         let mut counts = Vec::with_capacity(w.counts.len());
         for c in &w.counts {
             let tenant = tenant(&mut self.tenants, &p.info, c.label.as_ref());

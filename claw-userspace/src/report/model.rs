@@ -108,8 +108,21 @@ pub struct Exact {
     pub estimated_ratio: f64,
     /// From one window to the next, s; null while one stays open.
     pub window_every_s: Option<f64>,
+    /// The latest 64, oldest first: what the target's slow moments can be held
+    /// against.
+    #[serde(default)]
+    pub latest_windows: Vec<ExactWindow>,
     /// What was not counted, or not in full, by reason.
     pub lost: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExactWindow {
+    pub from_unix_s: f64,
+    /// Before the probes are taken out, which takes another 10 ms or so.
+    pub to_unix_s: f64,
+    /// Estimate.
+    pub lost_work_s: f64,
 }
 
 /// Allocations, or goroutines started, of one tenant, site and type.

@@ -12,6 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::Running;
 
+/// What belongs to a window beside its own time, s: putting probes in and taking
+/// them out, and the 20 ms between two lines.
+const BEFORE: f64 = 0.04;
+const AFTER: f64 = 0.06;
+/// Time beside a window whose rate is believed, and that is still near, s.
+const LEAST_BESIDE: f64 = 0.04;
+const MOST_BESIDE: f64 = 0.1;
+
 /// A program that prints lines "nanoseconds count" while it works.
 pub struct Meter {
     _process: Running,
@@ -91,21 +99,29 @@ impl Meter {
         Ok(from.1 + (to.1 - from.1) * (t - from.0) / (to.0 - from.0).max(1e-9))
     }
 
-    /// The mean rate over the median one, of the times between two lines from one
-    /// moment of the program's clock to another, s. What hits a few of them
-    /// shows, how fast the machine is at the moment does not.
-    ///
-    /// # Errors
-    /// When there are no lines.
-    pub fn mean_over_median(&self, from: f64, to: f64) -> Result<f64> {
-        let lines = self.lines.lock().map_err(|_| anyhow::anyhow!("its reader failed"))?;
-        let within: Vec<&(f64, f64)> =
-            lines.iter().filter(|(t, _)| (from..=to).contains(t)).collect();
-        let (first, last) = within.first().zip(within.last()).context("no lines")?;
-        let rate = |a: &(f64, f64), b: &(f64, f64)| (b.1 - a.1) / (b.0 - a.0).max(1e-9);
-        let mean = rate(first, last);
-        let mut rates: Vec<f64> = within.windows(2).map(|w| rate(w[0], w[1])).collect();
-        Ok(mean / super::pairs::median(&mut rates))
+    /// Share of the work that what happened in `windows` left, each from and to a
+    /// moment in seconds since the Unix epoch, oldest first: the work of each, with
+    /// [`BEFORE`] and [`AFTER`] it, is held against the rates just before that and
+    /// just after. How fast the machine is meanwhile does not matter, nor does what
+    /// slows the program all the time. `None` where fewer than three are apart
+    /// enough.
+    pub fn kept_around(&self, windows: &[(f64, f64)]) -> Option<f64> {
+        let work = |from: f64, to: f64| Some(self.count_at(to).ok()? - self.count_at(from).ok()?);
+        let beside = |from: f64, to: f64| (to - from >= LEAST_BESIDE).then(|| to - from);
+        let mut lost = Vec::new();
+        for w in windows.windows(3) {
+            let (from, to) = (w[1].0 - BEFORE, w[1].1 + AFTER);
+            let before = beside(w[0].1 + AFTER, from).map(|s| s.min(MOST_BESIDE));
+            let after = beside(to, w[2].0 - BEFORE).map(|s| s.min(MOST_BESIDE));
+            let Some((before, after)) = before.zip(after) else { continue };
+            let rate =
+                f64::midpoint(work(from - before, from)? / before, work(to, to + after)? / after);
+            lost.push(to - from - work(from, to)? / rate);
+        }
+        let (first, last) = windows.first().zip(windows.last())?;
+        let apart = (last.0 - first.0) / (windows.len() - 1) as f64;
+        let mean = lost.iter().sum::<f64>() / lost.len() as f64;
+        (!lost.is_empty()).then_some(1.0 - mean / apart)
     }
 
     /// Seconds and count of the latest line.
