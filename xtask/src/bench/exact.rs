@@ -220,8 +220,8 @@ pub fn alloc_loop(programs: &Programs, pairs: usize) -> Result<Rows> {
 }
 
 pub fn http(programs: &Programs, pairs: usize) -> Result<Rows> {
-    let s = Service::start(programs, &["-ballast", "50000000", "-count"], &FULL_LOAD)?;
+    let s = Service::start_apart(programs, &["-ballast", "50000000", "-count"], &FULL_LOAD)?;
     let subject = Subject { work: &s.load, allocations: &s.shop, pid: s.pid };
     let mut measured = measure(programs, &subject, pairs)?;
-    Ok(rows("HTTP service at full load", &mut measured))
+    Ok(rows("HTTP service at full load on one CPU", &mut measured))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -227,11 +228,36 @@ impl Service {
         shop_args: &[&str],
         load_args: &[&str],
     ) -> Result<Self> {
-        let (shop, _) = Meter::start(Command::new(&programs.shop).args(shop_args))?;
+        let (shop, load) = (Command::new(&programs.shop), Command::new(&programs.load));
+        Self::run(shop, load, shop_args, load_args)
+    }
+
+    /// The service on one processor, its load on another: the service alone decides
+    /// how much is done, and what it loses is not made up for by time that the load
+    /// does not use.
+    pub fn start_apart(
+        programs: &super::Programs,
+        shop_args: &[&str],
+        load_args: &[&str],
+    ) -> Result<Self> {
+        let on = |cpu: &str, program: &Path| {
+            let mut c = Command::new("taskset");
+            c.args(["-c", cpu]).arg(program);
+            c
+        };
+        Self::run(on("0", &programs.shop), on("1", &programs.load), shop_args, load_args)
+    }
+
+    fn run(
+        mut shop: Command,
+        mut load: Command,
+        shop_args: &[&str],
+        load_args: &[&str],
+    ) -> Result<Self> {
+        let (shop, _) = Meter::start(shop.args(shop_args))?;
         let ready: serde_json::Value = serde_json::from_str(&shop.head()?)?;
         let addr = ready["addr"].as_str().context("the shop gave no address")?.to_owned();
         let pid = u32::try_from(ready["pid"].as_u64().context("no pid")?)?;
-        let mut load = Command::new(&programs.load);
         load.args(["-addr", &addr, "-duration", "1h", "-progress"]).args(load_args);
         let (load, _) = Meter::start(&mut load)?;
         Ok(Self { shop, load, pid, addr })
