@@ -147,6 +147,13 @@ impl Engine {
                     p.threads = Some(threads);
                 }
             }
+            Item::Collections { pid, t_ns, generations } => {
+                self.advance(t_ns);
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    let (first, _) = p.collections.unwrap_or((generations, generations));
+                    p.collections = Some((first, generations));
+                }
+            }
             Item::Census(census) => {
                 self.advance(census.t_ns);
                 if let Some(p) = self.ledger.process_mut(census.pid) {

@@ -130,6 +130,13 @@ pub enum Item {
     Flows(PyFlows),
     /// Who allocates what grows outside the pools of a CPython process.
     NativeWindow(NativeWindow),
+    /// Garbage collections of a CPython process since it began, of each
+    /// generation.
+    Collections {
+        pid: u32,
+        t_ns: u64,
+        generations: [u64; 3],
+    },
 }
 
 /// A window of exact mode, or a part of one that stays open.

@@ -5,6 +5,7 @@
 
 mod census;
 mod code;
+mod collections;
 mod cores;
 #[path = "../common/dumps.rs"]
 mod dumps;

@@ -96,6 +96,11 @@ fn leaks_and_healthy_twins() {
         assert!(f["remedy"]["text"].as_str().unwrap().contains("at most"), "{f:#}");
     }
     assert_eq!(found.len(), leaking.len(), "healthy twins stay silent: {found:#?}");
+    let targets = report["targets"].as_array().unwrap();
+    let cyclic = targets.iter().find(|t| t["pid"] == healthy[2].pid()).unwrap();
+    let ran: Vec<u64> = serde_json::from_value(cyclic["gc_generations"].clone()).unwrap();
+    assert!(ran[0] > 0, "its cycles were collected: {cyclic:#}");
+    assert_eq!(cyclic["gc_cycles"], ran.iter().sum::<u64>());
 }
 
 #[test]

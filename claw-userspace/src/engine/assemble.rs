@@ -170,6 +170,11 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
     let known = heap_known(p);
     let shared = share_of_probes(e, p);
     let seconds = e.counters.t_ns.saturating_sub(e.session.t_ns) as f64 / 1e9;
+    let collections = p.collections.map(|(first, now)| {
+        let mut since = now;
+        since.iter_mut().zip(first).for_each(|(n, before)| *n = n.saturating_sub(before));
+        since
+    });
     model::Target {
         pid: p.info.pid,
         name: clean(&p.info.name),
@@ -198,7 +203,12 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         },
         live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
         rss_bytes: p.rss_bytes,
-        gc_cycles: (p.info.runtime == "go").then_some(u64::from(p.gc_cycles)),
+        gc_cycles: if p.info.runtime == "go" {
+            Some(u64::from(p.gc_cycles))
+        } else {
+            collections.map(|c| c.iter().fold(0u64, |sum, n| sum.saturating_add(*n)))
+        },
+        gc_generations: collections,
         before_attach: before_attach(p),
         gone,
         exact: exact::target(&e.session, p),

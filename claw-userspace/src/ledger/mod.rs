@@ -77,6 +77,9 @@ pub struct Process {
     pub events: u64,
     pub rss_bytes: Option<u64>,
     pub threads: Option<u32>,
+    /// Of CPython: collections of each generation when they were first looked
+    /// at, and now.
+    pub collections: Option<([u64; 3], [u64; 3])>,
     /// Of a CPython heap.
     pub censuses: Censuses,
     /// Who allocated what grows in it.
@@ -119,6 +122,7 @@ impl Ledger {
             events: 0,
             rss_bytes: None,
             threads: None,
+            collections: None,
             censuses: Censuses::default(),
             writers: Writers::default(),
             natives: Natives::default(),

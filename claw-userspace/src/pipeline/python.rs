@@ -141,6 +141,12 @@ impl WatchedPython {
         if let Err(why) = live.knows_flows() {
             blocked.push(Blocked { what: "threads and asyncio tasks".into(), why });
         }
+        if live.collections().is_none() {
+            blocked.push(Blocked {
+                what: "garbage collections".into(),
+                why: format!("where CPython {} counts them is not known", live.python.version),
+            });
+        }
         let door = live.door();
         blocked.extend(remote::blocked(options.remote_exec, &door));
         if live.interpreters() > 1 {
@@ -201,7 +207,10 @@ impl WatchedPython {
         let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
         let t_ns = monotonic_ns();
         let mut items = vec![memory_item(pid, m)];
-        // What is not known of them is said at the start.
+        // What is not known is said at the start.
+        if let Some(generations) = self.live.collections() {
+            items.push(Item::Collections { pid, t_ns, generations });
+        }
         if let Ok(threads) = self.live.threads(&self.rules) {
             items.push(Item::Flows(self.threads.look(pid, t_ns, FlowKind::Thread, threads)));
         }

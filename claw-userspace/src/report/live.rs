@@ -14,7 +14,6 @@ pub fn view(r: &Report, style: Style) -> String {
 pub fn progress(r: &Report) -> String {
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
     let cycles: Vec<u64> = r.targets.iter().filter_map(|t| t.gc_cycles).collect();
-    // Of CPython they are not seen.
     let gc = if cycles.is_empty() {
         String::new()
     } else {

@@ -72,8 +72,11 @@ pub struct Target {
     pub live_bytes: Option<f64>,
     pub live_bytes_se: Option<f64>,
     pub rss_bytes: Option<u64>,
-    /// GC cycles seen since attach.
+    /// GC cycles seen since attach; null where they are not known.
     pub gc_cycles: Option<u64>,
+    /// Of CPython: how many of them collected each generation, youngest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gc_generations: Option<[u64; 3]>,
     /// What was in use before watching began and still is, from the runtime's
     /// own profile; null when that could not be read. Not part of
     /// `live_bytes`.

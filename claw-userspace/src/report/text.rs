@@ -105,7 +105,8 @@ fn head(out: &mut String, r: &Report, style: Style) {
             facts.push(format!("RSS {}", bytes(rss as f64)));
         }
         if let Some(gc) = t.gc_cycles {
-            facts.push(format!("{gc} GC cycles"));
+            let of = t.gc_generations.map(|g| format!(" ({} + {} + {})", g[0], g[1], g[2]));
+            facts.push(format!("{gc} GC cycles{}", of.unwrap_or_default()));
         }
         let text = format!("  {} (pid {}): {}", t.name, t.pid, facts.join(", "));
         line!(out, "{}", cut(&text, WIDTH));

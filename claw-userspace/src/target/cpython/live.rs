@@ -15,7 +15,7 @@ use super::{
     object::Objects,
     regions::{self, Region},
     running::{MAIN, Running, Thread},
-    threads::{Offsets, interpreters},
+    threads::{self, GENERATIONS, Offsets, interpreters},
     used_pools,
 };
 use crate::target::{
@@ -163,6 +163,14 @@ impl LivePython {
         let (runtime, minor) = (self.python.runtime, self.python.version.minor);
         let offsets = Offsets::of(minor, &self.memory, runtime);
         offsets.map_or(1, |o| interpreters(&self.memory, runtime, minor, &o).count)
+    }
+
+    /// Garbage collections since the process began, of each generation and all
+    /// interpreters; `None` where it is not known how they are counted.
+    pub fn collections(&self) -> Option<[u64; GENERATIONS]> {
+        let (runtime, minor) = (self.python.runtime, self.python.version.minor);
+        let offsets = Offsets::of(minor, &self.memory, runtime)?;
+        threads::collections(&self.memory, runtime, minor, &offsets)
     }
 
     /// # Errors

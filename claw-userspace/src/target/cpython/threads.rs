@@ -34,7 +34,17 @@ pub struct Offsets {
     /// `_gc_runtime_state.enabled` and `.collecting`.
     pub gc_enabled: u64,
     pub gc_collecting: u64,
+    /// `_gc_runtime_state.generation_stats` (`pycore_gc.h`, in 3.8
+    /// `pycore_pymem.h`); `None` in 3.15, which counts in rings.
+    pub gc_stats: Option<u64>,
 }
+
+/// Generations of the collector.
+pub const GENERATIONS: usize = 3;
+/// Bytes of one of them: `collections`, `collected`, `uncollectable`. Up to 3.14
+/// they stand before `collecting`.
+const GC_STATS_SIZE: u64 = 24;
+const GC_STATS: u64 = GC_STATS_SIZE * GENERATIONS as u64;
 
 const fn offsets(minor: u8) -> Offsets {
     let o = Offsets {
@@ -45,6 +55,7 @@ const fn offsets(minor: u8) -> Offsets {
         next_thread: 8,
         gc_enabled: 12,
         gc_collecting: 200,
+        gc_stats: Some(200 - GC_STATS),
     };
     match minor {
         8 => Offsets { gc: 344, ..o },
@@ -133,6 +144,7 @@ impl Offsets {
             && at(debug.thread + 16)? == u64::from(r.ts_frame);
         (b.starts_with(b"xdebugpy") && agrees).then_some(())?;
         let [next_interpreter, threads, gc] = debug.interpreter;
+        let gc_collecting = at(debug.collecting)?;
         Some(Self {
             interpreters: at(INTERPRETERS_HEAD)?,
             next_interpreter: at(next_interpreter)?,
@@ -140,7 +152,8 @@ impl Offsets {
             gc: at(gc)?,
             next_thread: at(debug.thread)?,
             gc_enabled: debug.enabled,
-            gc_collecting: at(debug.collecting)?,
+            gc_collecting,
+            gc_stats: gc_collecting.checked_sub(GC_STATS).filter(|_| minor < 15),
         })
     }
 }
@@ -163,6 +176,9 @@ pub struct Interpreters {
     pub collecting: bool,
     /// Whether the collector is switched on in all of them.
     pub gc_enabled: bool,
+    /// Collections since the process began, of each generation; `None` where
+    /// they are not known.
+    pub collections: Option<[u64; GENERATIONS]>,
     pub frames: Vec<Active>,
 }
 
@@ -185,13 +201,18 @@ fn lists<M: Memory>(
     let at = |base: u64, offset: u64| memory.u64_at(base.checked_add(offset)?).ok();
     let pointer = |base: u64, offset: u64| at(base, offset).filter(|p| *p != 0);
     let byte = |base: u64, offset: u64| at(base, offset).map_or(0, |w| w & 0xffff_ffff);
-    let mut found = Interpreters { gc_enabled: true, ..Interpreters::default() };
+    let none = o.gc_stats.map(|_| [0; GENERATIONS]);
+    let mut found = Interpreters { gc_enabled: true, collections: none, ..Interpreters::default() };
     let mut next = pointer(runtime, o.interpreters);
     while let Some(interpreter) = next.filter(|_| found.count < MOST_INTERPRETERS) {
         found.count += 1;
         let gc = if minor == 8 { runtime } else { interpreter }.wrapping_add(o.gc);
         found.collecting |= byte(gc, o.gc_collecting) != 0;
         found.gc_enabled &= byte(gc, o.gc_enabled) != 0;
+        for (offset, sum) in (0..).zip(found.collections.iter_mut().flatten()) {
+            let stats = o.gc_stats.unwrap_or(0) + offset * GC_STATS_SIZE;
+            *sum = sum.saturating_add(at(gc, stats).unwrap_or(0));
+        }
         let mut state = pointer(interpreter, o.threads);
         while let Some(address) = state.filter(|_| found.threads < MOST_THREADS) {
             found.threads += 1;
@@ -220,6 +241,16 @@ pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets)
     });
     found.frames = running;
     found
+}
+
+/// Garbage collections so far (see [`Interpreters::collections`]).
+pub fn collections<M: Memory>(
+    memory: &M,
+    runtime: u64,
+    minor: u8,
+    o: &Offsets,
+) -> Option<[u64; GENERATIONS]> {
+    lists(memory, runtime, minor, o, |_| {}).collections
 }
 
 /// All threads of all interpreters.
