@@ -22,7 +22,7 @@ use crate::{
         rolling::Hour,
         series::{Point, Subject},
     },
-    ledger::{Bounds, Ledger, Process},
+    ledger::{Bounds, Ledger, Opened, Process},
     report::model::{Finding, Kind, LogEntry, Report, Verdict},
     stream::{Counters, Item, Session, Step, StepStatus},
 };
@@ -169,12 +169,16 @@ impl Engine {
             Item::PyWindow(window) => {
                 self.advance(window.to_ns.max(window.checked_ns));
                 if let Some(p) = self.ledger.process_mut(window.pid) {
+                    let (from_ns, to_ns) = (window.from_ns, window.to_ns);
+                    p.recent.add(Opened { from_ns, to_ns, lost_ns: window.lost_work_ns }, true);
                     p.writers.add(&window);
                 }
             }
             Item::NativeWindow(window) => {
                 self.advance(window.to_ns.max(window.checked_ns));
                 if let Some(p) = self.ledger.process_mut(window.pid) {
+                    let (from_ns, to_ns) = (window.from_ns, window.to_ns);
+                    p.recent.add(Opened { from_ns, to_ns, lost_ns: window.lost_work_ns }, true);
                     p.natives.add(&window);
                 }
             }

@@ -217,6 +217,14 @@ pub struct Session {
     pub threshold: f64,
 }
 
+impl Session {
+    /// Seconds since the Unix epoch.
+    pub fn unix_s(&self, t_ns: u64) -> f64 {
+        let since = t_ns as f64 - self.t_ns as f64;
+        self.wall_ns as f64 / 1e9 + since / 1e9
+    }
+}
+
 /// [`TargetInfo::mode`] of a process of which only its memory use is known.
 pub const MEMORY_MODE: &str = "memory";
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Engine, assess, exact};
 use crate::{
-    ledger::{Amount, Process, SiteId},
+    ledger::{Amount, Opened, Process, SiteId},
     report::{clean::clean, model, site::describe},
     stream::{GOROUTINES_MODE, MEMORY_MODE, Part, Session},
     tenant::TenantId,
@@ -211,7 +211,16 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         gc_generations: collections,
         before_attach: before_attach(p),
         gone,
+        latest_windows: p.recent.iter().map(|w| window(&e.session, w)).collect(),
         exact: exact::target(&e.session, p),
+    }
+}
+
+fn window(session: &Session, w: &Opened) -> model::Window {
+    model::Window {
+        from_unix_s: session.unix_s(w.from_ns),
+        to_unix_s: session.unix_s(w.to_ns),
+        lost_work_s: w.lost_ns / 1e9,
     }
 }
 

@@ -32,14 +32,10 @@ pub fn target(session: &Session, p: &Process) -> Option<model::Exact> {
     let scale = e.scale();
     let objects = e.objects();
     let objects_per_s = objects.count / span_s;
-    let unix_s = |t_ns: u64| {
-        let since = t_ns as f64 - session.t_ns as f64;
-        session.wall_ns as f64 / 1e9 + since / 1e9
-    };
     Some(model::Exact {
         windows: e.windows,
-        from_unix_s: unix_s(e.since_ns),
-        to_unix_s: unix_s(e.until_ns),
+        from_unix_s: session.unix_s(e.since_ns),
+        to_unix_s: session.unix_s(e.until_ns),
         span_s,
         objects_per_s,
         interval95: interval(objects_per_s, objects.spread),
@@ -54,15 +50,6 @@ pub fn target(session: &Session, p: &Process) -> Option<model::Exact> {
         hits: e.hits,
         estimated_ratio: e.lost_ns / 1e9 / span_s,
         window_every_s: (scale != Scale::Complete).then_some(e.period_ns / 1e9),
-        latest_windows: e
-            .recent
-            .iter()
-            .map(|w| model::ExactWindow {
-                from_unix_s: unix_s(w.from_ns),
-                to_unix_s: unix_s(w.to_ns),
-                lost_work_s: w.lost_ns / 1e9,
-            })
-            .collect(),
         lost: e.lost.clone(),
     })
 }

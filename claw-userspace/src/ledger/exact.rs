@@ -8,7 +8,7 @@
 //! *Sampling Techniques*, ch. 6), with the variance between windows and that
 //! of the sampler. A window that never closed needs none of it: it is a count.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
@@ -85,23 +85,9 @@ pub struct Exact {
     slots_squared: f64,
     /// The latest window is still open.
     pub open: bool,
-    /// The latest [`MOST_RECENT`] windows, oldest first.
-    pub recent: VecDeque<Recent>,
     /// The sampler's totals when the first window was reported, and now.
     before: Sampled,
     latest: Sampled,
-}
-
-/// Windows whose times are kept.
-const MOST_RECENT: usize = 64;
-
-/// One window.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Recent {
-    pub from_ns: u64,
-    pub to_ns: u64,
-    /// Work of the target that it cost, ns of its time.
-    pub lost_ns: f64,
 }
 
 /// What the sampler has counted until a moment.
@@ -147,16 +133,6 @@ impl Exact {
         self.period_ns = w.period_ns;
         for (reason, n) in &w.lost {
             *self.lost.entry(reason.clone()).or_default() += n;
-        }
-        if w.opened || self.recent.is_empty() {
-            if self.recent.len() == MOST_RECENT {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(Recent { from_ns: w.from_ns, ..Recent::default() });
-        }
-        if let Some(latest) = self.recent.back_mut() {
-            latest.to_ns = w.to_ns;
-            latest.lost_ns += w.lost_work_ns;
         }
     }
 
@@ -424,32 +400,6 @@ mod tests {
             assert!(held * 100 >= given * 91, "{windows} windows: {held} of {given}");
             assert!(wide * 2 < given, "{windows} windows: {wide} of {given} say nothing");
         }
-    }
-
-    #[test]
-    fn the_latest_windows_are_kept_each_as_a_whole() {
-        let part = |from_ns, opened| Window {
-            pid: 1,
-            from_ns,
-            to_ns: from_ns + 10,
-            opened,
-            closed: true,
-            hits: 1,
-            lost_work_ns: 2.0,
-            period_ns: 0.0,
-            lost: BTreeMap::new(),
-            counts: Vec::new(),
-        };
-        let mut e = Exact::default();
-        // The second part of each goes on where the first ended.
-        for t in (0..200).step_by(2) {
-            e.saw(&part(t * 10, true));
-            e.saw(&part((t + 1) * 10, false));
-        }
-        assert_eq!((e.windows, e.recent.len()), (100, MOST_RECENT));
-        let latest = Recent { from_ns: 1980, to_ns: 2000, lost_ns: 4.0 };
-        assert_eq!(e.recent.back(), Some(&latest));
-        assert_eq!(e.recent[0].from_ns, 720);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod lifetimes;
 mod natives;
 mod places;
 mod population;
+mod recent;
 mod site;
 mod writers;
 
@@ -31,6 +32,7 @@ pub use lifetimes::Lifetimes;
 pub use natives::{NativeSite, Natives};
 pub use places::{Place, Places};
 pub use population::{Amount, Group, Population, Proof};
+pub use recent::{Opened, Recent};
 pub use site::{Site, SiteId, Sites};
 pub use writers::{Writer, Writers, Written};
 
@@ -82,6 +84,8 @@ pub struct Process {
     pub collections: Option<([u64; 3], [u64; 3])>,
     /// Of a CPython heap.
     pub censuses: Censuses,
+    /// When windows were open on it.
+    pub recent: Recent,
     /// Who allocated what grows in it.
     pub writers: Writers,
     pub natives: Natives,
@@ -123,6 +127,7 @@ impl Ledger {
             rss_bytes: None,
             threads: None,
             collections: None,
+            recent: Recent::default(),
             censuses: Censuses::default(),
             writers: Writers::default(),
             natives: Natives::default(),
@@ -284,6 +289,8 @@ impl Ledger {
         let exact = p.exact.get_or_insert_default();
         exact.covered(w.from_ns, w.to_ns, now_ns, &p.heap);
         exact.saw(w);
+        let open = Opened { from_ns: w.from_ns, to_ns: w.to_ns, lost_ns: w.lost_work_ns };
+        p.recent.add(open, w.opened);
         let mut counts = Vec::with_capacity(w.counts.len());
         for c in &w.counts {
             let tenant = tenant(&mut self.tenants, &p.info, c.label.as_ref());

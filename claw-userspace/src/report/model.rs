@@ -83,9 +83,24 @@ pub struct Target {
     pub before_attach: Option<BeforeAttach>,
     /// Why it is no longer watched, or null.
     pub gone: Option<String>,
+    /// The latest 64 windows, oldest first: what its slow moments can be held
+    /// against. Only where there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latest_windows: Vec<Window>,
     /// What exact mode did; only there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
+}
+
+/// When probes that are not there all the time were: of exact mode, and on what
+/// grows in a CPython process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    pub from_unix_s: f64,
+    /// Before the probes are taken out, which takes another 10 ms or so.
+    pub to_unix_s: f64,
+    /// Estimate.
+    pub lost_work_s: f64,
 }
 
 /// Windows of exact mode in one target.
@@ -111,21 +126,8 @@ pub struct Exact {
     pub estimated_ratio: f64,
     /// From one window to the next, s; null while one stays open.
     pub window_every_s: Option<f64>,
-    /// The latest 64, oldest first: what the target's slow moments can be held
-    /// against.
-    #[serde(default)]
-    pub latest_windows: Vec<ExactWindow>,
     /// What was not counted, or not in full, by reason.
     pub lost: BTreeMap<String, u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExactWindow {
-    pub from_unix_s: f64,
-    /// Before the probes are taken out, which takes another 10 ms or so.
-    pub to_unix_s: f64,
-    /// Estimate.
-    pub lost_work_s: f64,
 }
 
 /// Allocations, or goroutines started, of one tenant, site and type.

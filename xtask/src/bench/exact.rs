@@ -115,7 +115,7 @@ fn watched(
     }
     let window = |w: &Value| w["from_unix_s"].as_f64().zip(w["to_unix_s"].as_f64());
     let windows: Vec<_> =
-        exact["latest_windows"].as_array().into_iter().flatten().filter_map(window).collect();
+        target["latest_windows"].as_array().into_iter().flatten().filter_map(window).collect();
     let kept = s.work.kept_around(&windows);
     m.around.extend(kept);
     let cost = number(&target["overhead"]["estimated_ratio"])?;
