@@ -20,10 +20,12 @@ pub fn progress(r: &Report) -> String {
         format!(", {} GC cycles", cycles.iter().sum::<u64>())
     };
     let holding = match r.tenants.len() {
-        0 => bytes(r.targets.iter().filter_map(|t| t.live_bytes).sum()) + " in use",
+        0 => known(r.targets.iter().map(|t| t.live_bytes))
+            .map_or("heap not seen".to_owned(), |live| format!("{live} in use")),
         n => {
-            let live = r.tenants.iter().filter_map(|t| t.live_bytes).sum();
-            format!("{n} tenants holding {}", bytes(live))
+            let tenants = if n == 1 { "tenant" } else { "tenants" };
+            let live = known(r.tenants.iter().map(|t| t.live_bytes));
+            format!("{n} {tenants}{}", live.map(|b| format!(" holding {b}")).unwrap_or_default())
         }
     };
     let state = match (r.summary.leaks_detected, r.summary.suspects, &r.summary.why_not_enough) {
@@ -41,4 +43,20 @@ pub fn progress(r: &Report) -> String {
         n => format!(", {n} lost"),
     };
     format!("{:>7}  {received} events{lost}{gc}, {holding}: {state}", seconds(r.duration_s),)
+}
+
+/// The sum of those that are known, if any is.
+fn known(all: impl Iterator<Item = Option<f64>>) -> Option<String> {
+    all.flatten().reduce(|sum, b| sum + b).map(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::known;
+
+    #[test]
+    fn what_is_not_known_is_not_nothing() {
+        assert_eq!(known([None, None].into_iter()), None);
+        assert_eq!(known([None, Some(0.0)].into_iter()).as_deref(), Some("0 B"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{
-    BeforeAttach, Finding, HolderStep, Kind, Report, Severity, Site, Tenant, Verdict,
+    self, BeforeAttach, Finding, HolderStep, Kind, Report, Severity, Site, Tenant, Verdict,
 };
 
 /// Columns that lines fit in.
@@ -300,7 +300,8 @@ fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
     for e in &f.evidence {
         wrapped(out, &e.detail, &format!("   {:<9}", word(&e.kind)), "            ");
     }
-    if let Some(b) = &f.blocked_on {
+    let said = f.evidence.iter().any(|e| e.kind == model::EvidenceKind::Blocked);
+    if let Some(b) = f.blocked_on.as_ref().filter(|_| !said) {
         wrapped(out, &b.reason, "   blocked  ", "            ");
     }
     if let Some(remedy) = &f.remedy {
