@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod exit;
+mod finding;
 pub mod folded;
 pub mod goroutines;
 pub mod heap;

@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
-use super::model::{
-    self, BeforeAttach, Finding, HolderStep, Kind, Report, Severity, Site, Tenant, Verdict,
+use super::{
+    finding::finding,
+    model::{BeforeAttach, Finding, HolderStep, Report, Severity, Site, Tenant, Verdict},
 };
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
-/// Tenants and stack frames that are shown.
+/// Tenants that are shown.
 const MOST_TENANTS: usize = 20;
-const MOST_FRAMES: usize = 12;
 
 /// Colours or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Style {
         self.paint("2", text)
     }
 
-    fn verdict(self, f: &Finding, text: &str) -> String {
+    pub(super) fn verdict(self, f: &Finding, text: &str) -> String {
         match (f.verdict, f.severity) {
             (Verdict::Leak, Severity::High) => self.paint("1;31", text),
             (Verdict::Leak, _) => self.paint("31", text),
@@ -87,6 +87,7 @@ macro_rules! line {
     ($out:expr) => { $out.push('\n') };
     ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
+pub(super) use line;
 
 fn head(out: &mut String, r: &Report, style: Style) {
     let environment = r.environment.as_ref().map(|e| format!(", {e}")).unwrap_or_default();
@@ -200,116 +201,6 @@ fn table(out: &mut String, r: &Report, style: Style) {
     line!(out);
 }
 
-fn finding(out: &mut String, number: usize, f: &Finding, style: Style) {
-    let subject = match (f.kind, &f.type_name) {
-        (Kind::Goroutine, _) => "goroutines created".to_owned(),
-        (Kind::Thread, _) if f.site.stack.is_empty() => "threads started".to_owned(),
-        (Kind::Task, _) => "asyncio tasks created".to_owned(),
-        (Kind::Rss, _) => "memory outside the runtime's heap".to_owned(),
-        (_, Some(name)) => format!("objects of {} made", cut(name, WIDTH / 2)),
-        (_, None) if f.site.stack.is_empty() => "objects made".to_owned(),
-        _ => "memory allocated".to_owned(),
-    };
-    let verbs = if subject.starts_with("memory") { "stays and grows" } else { "stay and grow" };
-    let title = format!(
-        "{number}. {}: {subject} for tenant {} in {} (pid {}) {verbs} by {} a minute",
-        word(&f.verdict).to_uppercase(),
-        f.tenant,
-        f.process,
-        f.pid,
-        growth(f),
-    );
-    wrapped(out, &style.verdict(f, &title), "", "   ");
-    for (i, frame) in f.site.stack.iter().take(MOST_FRAMES).enumerate() {
-        let culprit = frame.function == f.site.function
-            && frame.file == f.site.file
-            && frame.line == f.site.line;
-        let first = f.site.stack.iter().position(|s| s == frame) == Some(i);
-        let marked = culprit && first;
-        let place = match (&frame.file, frame.line) {
-            (Some(file), Some(line)) => format!("{file}:{line}"),
-            _ => String::new(),
-        };
-        let inlined = if frame.inlined { " (inlined)" } else { "" };
-        let mark = if marked { "→" } else { " " };
-        let text = format!("   {mark} {}{inlined}", cut(&frame.function, WIDTH - 17));
-        line!(out, "{}", if marked { style.bold(&text) } else { text });
-        if !place.is_empty() {
-            line!(out, "{}", style.dim(&format!("       {}", cut_left(&place, WIDTH - 7))));
-        }
-    }
-    if f.site.stack.len() > MOST_FRAMES {
-        line!(out, "     … {} more", f.site.stack.len() - MOST_FRAMES);
-    }
-    if f.site.stack.is_empty() {
-        line!(out, "{}", style.bold(&format!("   → {}", cut(&f.site.function, WIDTH - 5))));
-        if let (Some(file), Some(line)) = (&f.site.file, f.site.line) {
-            line!(
-                out,
-                "{}",
-                style.dim(&format!("       {}", cut_left(&format!("{file}:{line}"), WIDTH - 7)))
-            );
-        }
-    }
-    if let Some(h) = &f.holder {
-        let held = format!("held by {} ({} elements)", h.root, h.objects);
-        wrapped(out, &held, "   ", "     ");
-        if h.path.len() > 2 {
-            wrapped(out, &way(&h.path), "     ", "       ");
-        }
-    }
-    let interval = f.growth.interval95.map(|[low, high]| match f.kind {
-        Kind::Heap | Kind::Rss => format!(" (95 %: {} to {})", bytes(low), bytes(high)),
-        _ => format!(" (95 %: {low:.1} to {high:.1})"),
-    });
-    let mut live = Vec::new();
-    if let Some(b) = f.live.bytes {
-        live.push(format!("{} in use", bytes(b)));
-    }
-    if let Some(o) = f.live.objects {
-        let what = match f.kind {
-            Kind::Goroutine => "goroutines",
-            Kind::Thread => "threads",
-            Kind::Task => "tasks",
-            Kind::Heap | Kind::Rss => "objects",
-        };
-        live.push(format!("{o:.0} {what}"));
-    }
-    if let Some(o) = f.live.oldest_s {
-        live.push(format!("oldest {}", seconds(o)));
-    }
-    if live.is_empty() {
-        live.push("not known of its part alone".to_owned());
-    }
-    let fields = [
-        ("growth", format!("{} a minute{}", growth(f), interval.unwrap_or_default())),
-        ("live", live.join(", ")),
-        (
-            "sure",
-            format!(
-                "confidence {:.2}, found after {}, since {}",
-                f.confidence,
-                seconds(f.detected_after_s),
-                f.since
-            ),
-        ),
-    ];
-    for (name, text) in fields {
-        wrapped(out, &text, &format!("   {name:<9}"), "            ");
-    }
-    for e in &f.evidence {
-        wrapped(out, &e.detail, &format!("   {:<9}", word(&e.kind)), "            ");
-    }
-    let said = f.evidence.iter().any(|e| e.kind == model::EvidenceKind::Blocked);
-    if let Some(b) = f.blocked_on.as_ref().filter(|_| !said) {
-        wrapped(out, &b.reason, "   blocked  ", "            ");
-    }
-    if let Some(remedy) = &f.remedy {
-        wrapped(out, &remedy.text, "   remedy   ", "            ");
-    }
-    line!(out);
-}
-
 fn tenants(out: &mut String, r: &Report, style: Style) {
     if r.tenants.is_empty() {
         return;
@@ -398,11 +289,11 @@ fn allocations(out: &mut String, r: &Report, style: Style) {
 }
 
 /// The name that serde gives an enum's value: one spelling everywhere.
-fn word<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn word<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn growth(f: &Finding) -> String {
+pub(super) fn growth(f: &Finding) -> String {
     match (f.growth.bytes_per_minute, f.growth.count_per_minute) {
         (Some(b), _) => bytes(b),
         (None, Some(c)) => format!("{c:.1}"),
@@ -449,7 +340,7 @@ pub fn seconds(s: f64) -> String {
 }
 
 /// At most `width` characters, the end replaced by an ellipsis.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
