@@ -4,6 +4,7 @@ mod forests;
 mod generate;
 mod machine;
 mod ours;
+mod outliers;
 mod random;
 mod references;
 mod score;
@@ -28,6 +29,10 @@ struct Args {
     /// Folder of real series of machines: *.csv.gz of seconds,memory_percent
     #[arg(long, env = "CLAW_EVAL_MACHINE_MEMORY", value_name = "DIR")]
     machine_memory: Option<PathBuf>,
+    /// Folder of public outlier sets: *.dat of rows of numbers and a class,
+    /// `positive` or `negative`
+    #[arg(long, value_name = "DIR")]
+    outlier_sets: Option<PathBuf>,
     /// Also write the tables to FILE
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -44,7 +49,7 @@ const RATES: [f64; 7] = [5.2, 2.0, 0.5, 0.2, 0.1, 0.03, 0.02];
 
 fn each(args: &Args, days: u64, mut with: impl FnMut(&Series)) {
     let (seeds, ranges): (u64, &Ranges) =
-        if args.tune { (1 << 32, &TUNE) } else { (19 << 40, &WIDE) };
+        if args.tune { (1 << 32, &TUNE) } else { (23 << 40, &WIDE) };
     for i in 0..days {
         with(&generate::series(seeds + i, ranges, None, 24.0));
     }
@@ -128,6 +133,10 @@ fn main() -> anyhow::Result<()> {
         let names = layers.iter().map(|(name, _)| *name);
         out += &table::ablation(names.zip(&off));
         out += &format!("\n## The two forests\n\n{}", forests::compare(100));
+        out += &match &args.outlier_sets {
+            Some(dir) => outliers::compare(dir)?,
+            None => "\nPublic sets left out: --outlier-sets DIR was not given.\n".to_owned(),
+        };
         let (rate, bytes) = ours::speed(1000, 4_000_000);
         let (many, _) = ours::speed(1_000_000, 20_000_000);
         out += &format!(

@@ -5,15 +5,15 @@ use extended_isolation_forest::{Forest, ForestOptions};
 
 use super::{FEATURES, FEWEST, ForestError, Outliers, Row, Scale};
 
-pub struct Extended {
-    scale: Scale,
-    forest: Forest<f64, FEATURES>,
+pub struct Extended<const N: usize = FEATURES> {
+    scale: Scale<N>,
+    forest: Forest<f64, N>,
 }
 
-impl Extended {
+impl<const N: usize> Extended<N> {
     /// # Errors
     /// When there are too few rows, or nothing differs between them.
-    pub fn fit(rows: &[Row]) -> Result<Self, ForestError> {
+    pub fn fit(rows: &[Row<N>]) -> Result<Self, ForestError> {
         if rows.len() < FEWEST {
             return Err(ForestError::TooFew(rows.len()));
         }
@@ -21,7 +21,7 @@ impl Extended {
         if !scale.differs() {
             return Err(ForestError::Alike);
         }
-        let scaled: Vec<Row> = rows.iter().map(|r| scale.apply(r)).collect();
+        let scaled: Vec<Row<N>> = rows.iter().map(|r| scale.apply(r)).collect();
         let options = ForestOptions {
             n_trees: 100,
             sample_size: scaled.len().min(256),
@@ -33,8 +33,8 @@ impl Extended {
     }
 }
 
-impl Outliers for Extended {
-    fn score(&self, row: &Row) -> f64 {
+impl<const N: usize> Outliers<N> for Extended<N> {
+    fn score(&self, row: &Row<N>) -> f64 {
         self.forest.score(&self.scale.apply(row))
     }
 }

@@ -7,9 +7,9 @@ mod seeded;
 pub use extended::Extended;
 pub use seeded::Seeded;
 
-/// Features of a row.
+/// Features of a tenant's row.
 pub const FEATURES: usize = 5;
-pub type Row = [f64; FEATURES];
+pub type Row<const N: usize = FEATURES> = [f64; N];
 
 /// Fewest rows that have peers to be odd among.
 pub const FEWEST: usize = 8;
@@ -25,28 +25,28 @@ pub enum ForestError {
 }
 
 /// A fitted model.
-pub trait Outliers {
+pub trait Outliers<const N: usize = FEATURES> {
     /// 0 to 1, about 0.5 for what is ordinary; 1 is most odd.
-    fn score(&self, row: &Row) -> f64;
+    fn score(&self, row: &Row<N>) -> f64;
 }
 
 /// Each feature as a multiple of 1/1024 of its range, 0 to 1: a spread that is
 /// tiny against the magnitude makes the random splits of one implementation
 /// search forever, and NaN makes it panic.
 #[derive(Clone, Debug)]
-pub struct Scale {
-    low: Row,
-    range: Row,
+pub struct Scale<const N: usize = FEATURES> {
+    low: Row<N>,
+    range: Row<N>,
 }
 
 const STEPS: f64 = 1024.0;
 
-impl Scale {
-    pub fn of(rows: &[Row]) -> Self {
-        let mut scale = Self { low: [f64::MAX; FEATURES], range: [0.0; FEATURES] };
-        let mut high = [f64::MIN; FEATURES];
+impl<const N: usize> Scale<N> {
+    pub fn of(rows: &[Row<N>]) -> Self {
+        let mut scale = Self { low: [f64::MAX; N], range: [0.0; N] };
+        let mut high = [f64::MIN; N];
         for row in rows {
-            for k in (0..FEATURES).filter(|k| row[*k].is_finite()) {
+            for k in (0..N).filter(|k| row[*k].is_finite()) {
                 scale.low[k] = scale.low[k].min(row[k]);
                 high[k] = high[k].max(row[k]);
             }
@@ -56,7 +56,7 @@ impl Scale {
     }
 
     /// What is unknown or does not differ is in the middle.
-    pub fn apply(&self, row: &Row) -> Row {
+    pub fn apply(&self, row: &Row<N>) -> Row<N> {
         std::array::from_fn(|k| {
             if !row[k].is_finite() || self.range[k] <= 0.0 || !self.range[k].is_finite() {
                 return 0.5;
@@ -72,10 +72,14 @@ impl Scale {
 }
 
 /// The feature that makes a row odd: without it, the row's score falls most.
-pub fn oddest_feature(model: &dyn Outliers, rows: &[Row], row: &Row) -> (usize, f64) {
+pub fn oddest_feature<const N: usize>(
+    model: &dyn Outliers<N>,
+    rows: &[Row<N>],
+    row: &Row<N>,
+) -> (usize, f64) {
     let whole = model.score(row);
     let mut best = (0, f64::MIN);
-    for k in 0..FEATURES {
+    for k in 0..N {
         let mut values: Vec<f64> = rows.iter().map(|r| r[k]).filter(|v| v.is_finite()).collect();
         values.sort_unstable_by(f64::total_cmp);
         let Some(median) = values.get(values.len() / 2) else { continue };

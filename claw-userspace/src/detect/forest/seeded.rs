@@ -17,8 +17,8 @@ enum Node {
 }
 
 #[derive(Debug)]
-pub struct Seeded {
-    scale: Scale,
+pub struct Seeded<const N: usize = FEATURES> {
+    scale: Scale<N>,
     nodes: Vec<Node>,
     roots: Vec<u32>,
     /// Mean depth of a search that finds nothing.
@@ -58,10 +58,10 @@ fn search_depth(n: usize) -> f64 {
     }
 }
 
-impl Seeded {
+impl<const N: usize> Seeded<N> {
     /// # Errors
     /// When there are too few rows, or nothing differs between them.
-    pub fn fit(rows: &[Row], seed: u64) -> Result<Self, ForestError> {
+    pub fn fit(rows: &[Row<N>], seed: u64) -> Result<Self, ForestError> {
         if rows.len() < FEWEST {
             return Err(ForestError::TooFew(rows.len()));
         }
@@ -69,7 +69,7 @@ impl Seeded {
         if !scale.differs() {
             return Err(ForestError::Alike);
         }
-        let mut scaled: Vec<Row> = rows.iter().map(|r| scale.apply(r)).collect();
+        let mut scaled: Vec<Row<N>> = rows.iter().map(|r| scale.apply(r)).collect();
         let sample = scaled.len().min(SAMPLE);
         let most = (sample as f64).log2().ceil() as usize;
         let mut forest =
@@ -86,13 +86,13 @@ impl Seeded {
         Ok(forest)
     }
 
-    fn grow(&mut self, rows: &mut [Row], depth: usize, random: &mut Random) {
+    fn grow(&mut self, rows: &mut [Row<N>], depth: usize, random: &mut Random) {
         let leaf = Node::Leaf { more: search_depth(rows.len()) };
         let bounds = |k: usize| {
             rows.iter().fold((f64::MAX, f64::MIN), |(l, h), r| (l.min(r[k]), h.max(r[k])))
         };
         let differing: Vec<(usize, (f64, f64))> =
-            (0..FEATURES).map(|k| (k, bounds(k))).filter(|(_, (low, high))| high > low).collect();
+            (0..N).map(|k| (k, bounds(k))).filter(|(_, (low, high))| high > low).collect();
         if depth == 0 || rows.len() < 2 || differing.is_empty() {
             self.nodes.push(leaf);
             return;
@@ -115,7 +115,7 @@ impl Seeded {
         self.nodes[here] = Node::Split { feature: feature as u8, at, right };
     }
 
-    fn depth(&self, root: u32, row: &Row) -> f64 {
+    fn depth(&self, root: u32, row: &Row<N>) -> f64 {
         let (mut at, mut depth) = (root as usize, 0.0);
         loop {
             match self.nodes[at] {
@@ -129,8 +129,8 @@ impl Seeded {
     }
 }
 
-impl Outliers for Seeded {
-    fn score(&self, row: &Row) -> f64 {
+impl<const N: usize> Outliers<N> for Seeded<N> {
+    fn score(&self, row: &Row<N>) -> f64 {
         let row = self.scale.apply(row);
         let sum: f64 = self.roots.iter().map(|r| self.depth(*r, &row)).sum();
         (-sum / self.roots.len() as f64 / self.mean).exp2()
