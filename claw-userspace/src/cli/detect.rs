@@ -22,7 +22,8 @@ use super::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Series as JSON lines or CSV (`-`: standard input): t (s), process and
-    /// live_bytes; where known tenant, site, load, uptime_s, gc, old_bytes
+    /// live_bytes; where known tenant, site, load, uptime_s, gc, old_bytes,
+    /// allocs, frees
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
 

@@ -46,6 +46,8 @@ pub struct Fleet {
 pub struct Found<'a> {
     pub subject: &'a Subject,
     pub standing: &'a Standing,
+    /// See [`Trend::keeps`].
+    pub kept: Option<[f32; 2]>,
     pub state: State,
     /// Time of the first value and of the verdict, s in the series' own time.
     pub t0: f64,
@@ -133,7 +135,7 @@ impl Fleet {
             let mut chances: Vec<Vec<f64>> = vec![Vec::new(); self.totals.len()];
             for one in &self.all {
                 if let Some(s) = one.trend.standing().filter(|s| s.state == State::Leak) {
-                    chances[one.process as usize].push(s.p);
+                    chances[one.process as usize].push(f64::from(s.p));
                 }
             }
             let each = chances.iter_mut().zip(&members);
@@ -157,6 +159,7 @@ impl Fleet {
             found.push(Found {
                 subject: &one.subject,
                 standing: s,
+                kept: one.trend.keeps(),
                 state: if sure.is_some() { State::Leak } else { State::Suspect },
                 t0,
                 detected_at: t0 + f64::from(sure.unwrap_or(s.at_s)),

@@ -25,12 +25,25 @@ pub struct Point {
     pub uptime: f64,
     /// In use and older than its peers live, bytes.
     pub old: f64,
+    /// Objects allocated and freed since the process began.
+    pub allocs: f64,
+    pub frees: f64,
     /// Taken right after a collection.
     pub gc: bool,
 }
 
 impl Point {
     pub fn new(t: f64, live: f64) -> Self {
-        Self { t, live, load: f64::NAN, uptime: f64::NAN, old: f64::NAN, gc: false }
+        let unknown = f64::NAN;
+        Self {
+            t,
+            live,
+            load: unknown,
+            uptime: unknown,
+            old: unknown,
+            allocs: unknown,
+            frees: unknown,
+            gc: false,
+        }
     }
 }

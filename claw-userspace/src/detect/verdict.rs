@@ -15,7 +15,7 @@ pub fn confidence(s: &Standing) -> f64 {
         return SUSPECT;
     }
     // How far beyond chance, 0 to 1.
-    let sure = (s.p.max(SUREST).log10() / SUREST.log10()).clamp(0.0, 1.0);
+    let sure = (f64::from(s.p).max(SUREST).log10() / SUREST.log10()).clamp(0.0, 1.0);
     if s.with_baseline { 0.95 + 0.03 * sure } else { 0.90 + 0.07 * sure }
 }
 

@@ -186,14 +186,14 @@ impl LongView {
             };
             let detail = format!(
                 "{whose} {:.1} % in {:.0} min without coming back{what}",
-                s.grew() / s.base * 100.0,
+                s.grew() / s.base() * 100.0,
                 f64::from(s.at_s.saturating_sub(s.since_s)) / 60.0
             );
             let value = Some(s.slope * 60.0);
             all.push(Evidence { kind: EvidenceKind::Trend, detail, value });
             if s.with_baseline {
                 let detail = "beyond what the baseline rose, fell and warmed up".to_owned();
-                all.push(Evidence { kind: EvidenceKind::Baseline, detail, value: Some(s.base) });
+                all.push(Evidence { kind: EvidenceKind::Baseline, detail, value: Some(s.base()) });
             }
         }
         all

@@ -118,7 +118,7 @@ impl Scope<'_> {
         leak: &Found<'_>,
     ) -> model::Finding {
         let (info, s) = (&self.process.info, leak.standing);
-        let percent = s.slope * 60.0 / s.base * 100.0;
+        let percent = s.slope * 60.0 / s.base() * 100.0;
         let since_ns = (leak.t0 + f64::from(s.since_s)) * 1e9;
         model::Finding {
             id: model::finding_id(&info.name, kind, tenant, &site.id),
@@ -135,7 +135,7 @@ impl Scope<'_> {
                 percent_per_minute: Some(percent),
                 bytes_per_minute: Some(s.slope * 60.0),
                 count_per_minute: None,
-                interval95: Some(s.interval.map(|v| v * 60.0)),
+                interval95: Some(s.interval.map(|v| f64::from(v) * 60.0)),
             },
             live: model::Live {
                 bytes: None,

@@ -15,11 +15,13 @@ enum Column {
     Load,
     Uptime,
     Old,
+    Allocs,
+    Frees,
     Gc,
     Other,
 }
 
-const NAMES: [(&str, Column); 9] = [
+const NAMES: [(&str, Column); 11] = [
     ("t", Column::T),
     ("process", Column::Process),
     ("live_bytes", Column::Live),
@@ -28,6 +30,8 @@ const NAMES: [(&str, Column); 9] = [
     ("load", Column::Load),
     ("uptime_s", Column::Uptime),
     ("old_bytes", Column::Old),
+    ("allocs", Column::Allocs),
+    ("frees", Column::Frees),
     ("gc", Column::Gc),
 ];
 /// Of these, the first ones have to be there.
@@ -75,6 +79,8 @@ impl Header {
                 Column::Load => row.load = number("load", value)?,
                 Column::Uptime => row.uptime_s = number("uptime_s", value)?,
                 Column::Old => row.old_bytes = number("old_bytes", value)?,
+                Column::Allocs => row.allocs = number("allocs", value)?,
+                Column::Frees => row.frees = number("frees", value)?,
                 Column::Gc => row.gc = flag(value)?,
                 Column::Other => {}
             }

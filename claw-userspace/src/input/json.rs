@@ -19,6 +19,8 @@ struct Fields<'a> {
     load: Option<f64>,
     uptime_s: Option<f64>,
     old_bytes: Option<f64>,
+    allocs: Option<f64>,
+    frees: Option<f64>,
     gc: Option<bool>,
 }
 
@@ -40,6 +42,8 @@ pub fn row(text: &str, row: &mut Row) -> Result<(), String> {
     row.load = f.load;
     row.uptime_s = f.uptime_s;
     row.old_bytes = f.old_bytes;
+    row.allocs = f.allocs;
+    row.frees = f.frees;
     row.gc = f.gc.unwrap_or(false);
     Ok(())
 }

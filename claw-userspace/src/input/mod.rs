@@ -42,6 +42,8 @@ pub(crate) struct Row {
     pub load: Option<f64>,
     pub uptime_s: Option<f64>,
     pub old_bytes: Option<f64>,
+    pub allocs: Option<f64>,
+    pub frees: Option<f64>,
     pub gc: bool,
 }
 
@@ -184,8 +186,16 @@ fn point(row: &Row) -> Result<Option<Point>, String> {
         load: value("load", row.load, MOST_BYTES)?,
         uptime: value("uptime_s", row.uptime_s, MOST_S)?,
         old: value("old_bytes", row.old_bytes, MOST_BYTES)?,
+        allocs: value("allocs", row.allocs, MOST_BYTES)?,
+        frees: value("frees", row.frees, MOST_BYTES)?,
         gc: row.gc,
     };
+    if p.frees > p.allocs {
+        return Err(format!(
+            "frees is {} and allocs is {}: counts since the process began are needed",
+            p.frees, p.allocs
+        ));
+    }
     Ok(row.live_bytes.is_some().then_some(p))
 }
 
@@ -242,6 +252,10 @@ mod tests {
             (&format!("{head}1764021600000,a,5\n"), "looks like milliseconds"),
             (&format!("{head}1,a,200000000\n2,a,200\n"), "line 3: live_bytes of process a"),
             (&format!("{head}1,\"a,5\n"), "line 2: a quoted value does not end"),
+            (
+                "{\"t\":1,\"process\":\"a\",\"live_bytes\":1,\"allocs\":1,\"frees\":2}\n",
+                "line 1: frees is 2 and allocs is 1",
+            ),
             ("", "holds no series"),
             (head, "holds no series"),
         ] {

@@ -152,7 +152,7 @@ fn explained(s: &Seen<'_>, found: &[Found<'_>]) -> Explained {
 fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
     let s = f.standing;
     let per_minute = |slope: f64| round(slope * 60.0);
-    let percent = s.slope * 60.0 / s.base * 100.0;
+    let percent = s.slope * 60.0 / s.base() * 100.0;
     let site = clean(&f.subject.site);
     let left = terms.limit.map(|l| ((l - f.live) / s.slope).max(0.0));
     let state = f.state;
@@ -176,7 +176,7 @@ fn finding(f: &Found<'_>, terms: &Terms) -> SeriesFinding {
             percent_per_minute: Some((percent * 1e4).round() / 1e4),
             bytes_per_minute: Some(per_minute(s.slope)),
             count_per_minute: None,
-            interval95: Some(s.interval.map(per_minute)),
+            interval95: Some(s.interval.map(|v| per_minute(v.into()))),
         },
         live: model::Live {
             before_attach_bytes: None,
@@ -209,23 +209,29 @@ fn round(v: f64) -> f64 {
 fn evidence(f: &Found<'_>, left: Option<f64>) -> Vec<model::Evidence> {
     let s = f.standing;
     let say = |kind, detail, value| model::Evidence { kind, detail, value: Some(value) };
-    let [low, high] = s.interval.map(|v| bytes(v * 60.0));
+    let [low, high] = s.interval.map(|v| bytes(f64::from(v) * 60.0));
     let mut all = vec![say(
         EvidenceKind::Trend,
         format!(
             "the envelope grew by {:.0} % of {} without coming back, {} a minute (95 %: {low} to \
              {high}), without a step and without slowing down; chance would show that in one of \
              {:.0} days",
-            s.grew() / s.base * 100.0,
-            bytes(s.base),
+            s.grew() / s.base() * 100.0,
+            bytes(s.base()),
             bytes(s.slope * 60.0),
-            (1.0 / s.p).min(1e9),
+            (1.0 / f64::from(s.p)).min(1e9),
         ),
         round(s.slope * 60.0),
     )];
     if s.with_baseline {
         let detail = "beyond what the baseline's warm-up, load, rises and falls account for";
-        all.push(say(EvidenceKind::Baseline, detail.to_owned(), s.base.round()));
+        all.push(say(EvidenceKind::Baseline, detail.to_owned(), s.base().round()));
+    }
+    if let Some([allocated, freed]) = f.kept {
+        let detail = format!(
+            "of {allocated:.0} objects {freed:.0} were freed since they no longer die as they did"
+        );
+        all.push(say(EvidenceKind::Age, detail, f64::from(allocated - freed)));
     }
     if f.series > 1 && f.state == State::Leak {
         let detail = format!("held against chance among the {} series of its process", f.series);

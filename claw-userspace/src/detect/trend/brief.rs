@@ -17,10 +17,12 @@ use super::{
     standing::{self, Hit},
 };
 
-/// Ring of each such window and how many of its bins make one here: the lowest
-/// of more bins is closer to what a collection leaves.
-const SPECS: [(usize, usize); BRIEF] = [(0, 1), (0, 2), (0, 5), (1, 1)];
-pub const BRIEF: usize = 4;
+/// Ring of each such window, how many of its bins make one here (the lowest of
+/// more bins is closer to what a collection leaves), and hits in a row before a
+/// verdict. New ones at the end: baselines hold them in this order.
+const SPECS: [(usize, usize, u8); BRIEF] =
+    [(0, 1, 2), (0, 2, 3), (0, 5, 6), (1, 1, 2), (1, 2, 3), (1, 4, 5), (2, 2, 2)];
+pub const BRIEF: usize = 7;
 /// Bins of a window.
 const FEW: usize = 6;
 /// Least length, s: in less time a burst that rises within a minute looks like
@@ -78,17 +80,17 @@ impl Trend {
     /// All such windows of a ring, of which a bin was closed.
     pub(super) fn evaluate_brief(&mut self, r: usize, now_s: u32, scale: f64) -> Option<Change> {
         let mut change = None;
-        for (i, (ring, group)) in SPECS.into_iter().enumerate() {
+        for (i, (ring, _, _)) in SPECS.into_iter().enumerate() {
             if ring == r {
-                let c = self.evaluate_one(i, group, now_s, scale);
+                let c = self.evaluate_one(i, now_s, scale);
                 change = change.or(c);
             }
         }
         change
     }
 
-    fn evaluate_one(&mut self, i: usize, group: usize, now_s: u32, scale: f64) -> Option<Change> {
-        let (r, _) = SPECS[i];
+    fn evaluate_one(&mut self, i: usize, now_s: u32, scale: f64) -> Option<Change> {
+        let (r, group, needed) = SPECS[i];
         if self.rings[r].count() < FEW * group {
             return None;
         }
@@ -98,8 +100,11 @@ impl Trend {
         for (bin, of) in bins.iter_mut().zip(fine[..n].chunks(group)) {
             *bin = of.iter().fold(of[0], |a, b| if b.low < a.low { *b } else { a });
         }
+        if span(&bins) < LEAST_S {
+            return None;
+        }
         let warm = self.take_warm_up(&mut bins);
-        let growth = line_growth(&bins).filter(|_| span(&bins) >= LEAST_S)?;
+        let growth = line_growth(&bins)?;
         let brief = &mut self.brief[i];
         brief.wait = brief.wait.saturating_sub(1);
         let fell = f64::from(brief.fell);
@@ -149,8 +154,6 @@ impl Trend {
                 None
             }
             Judged::Grows { p, base, why } => {
-                // For as long as one of its bins takes, beside the first hit.
-                let needed = group as u8 + 1;
                 let hits = &mut self.brief[i].hits;
                 *hits = (*hits + 1).min(needed);
                 if self.layers.hits && *hits < needed {

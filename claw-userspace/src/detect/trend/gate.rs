@@ -61,6 +61,8 @@ pub struct Gate<'a> {
     pub from_s: u32,
     pub life: &'a Life,
     pub lives: &'a Lives,
+    /// What it allocates no longer dies, as it once did.
+    pub keeps: bool,
     pub loaded: bool,
     pub scale: f64,
     /// What the baseline's warm-up added within the window, bytes.
@@ -110,18 +112,18 @@ impl Gate<'_> {
     }
 
     fn doubt(&self, f: &Fit, base: f64, early: f64, late: f64) -> Option<Why> {
-        if self.profile.is_some() || !self.layers.warm_up {
+        if self.profile.is_some() || self.keeps || !self.layers.warm_up {
             return None;
         }
         let seen = f64::from(self.from_s.saturating_sub(self.life.began_s));
         let growth = f.growth();
         // It was flat for as long before, or is old against what was seen.
-        let first = self.life.level.map_or(f.start, f64::from);
+        let first = if self.life.level.is_nan() { f.start } else { f64::from(self.life.level) };
         let before = f64::from(self.from_s.saturating_sub(self.life.level_s));
         // By the lower end of the slope: of many short windows some look steep.
         let slope = f.slope - 2.0 * f.se;
         let flat = before >= f.span && (f.start - first) < 0.5 * slope * before;
-        let old = self.life.uptime.is_some_and(|u| f64::from(u) >= seen + f.span);
+        let old = f64::from(self.life.uptime) >= seen + f.span;
         let outlived = seen + f.span >= WARM_UP_S && late >= STEADY * early;
         let anew = self.window >= 2 * LONG_RING && {
             let age = self.life.age(self.from_s);

@@ -1,6 +1,29 @@
 //! How large a process was at each age in its earlier lives: growth that it did
 //! not show then is no warm-up.
 
+/// One life of a process; NaN stands for what is not known.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// When it was first seen, s since the series began, and its uptime then.
+    pub began_s: u32,
+    pub uptime: f32,
+    /// In its first minutes, bytes, and since when, s.
+    pub level: f32,
+    pub level_s: u32,
+}
+
+impl Life {
+    /// First seen at `began_s`.
+    pub fn new(began_s: u32, uptime: f64) -> Self {
+        Self { began_s, uptime: uptime as f32, level: f32::NAN, level_s: 0 }
+    }
+
+    /// Age of the process at `at_s` as far as is known, s.
+    pub fn age(&self, at_s: u32) -> f64 {
+        f64::from(self.uptime.max(0.0)) + f64::from(at_s.saturating_sub(self.began_s))
+    }
+}
+
 /// Cells of age: two to each doubling, from ten minutes to eleven hours, by when
 /// a warm-up is over.
 const CELLS: usize = 12;

@@ -21,6 +21,7 @@ mod ring;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod turnover;
 
 use std::sync::Arc;
 
@@ -34,8 +35,10 @@ pub use standing::{Change, Standing, State};
 
 use brief::{BRIEF, Brief};
 use gate::{Gate, Judged};
-use lives::Lives;
+use lives::{Life, Lives};
+use profile::Rises;
 use ring::{MOST, grew_to_the_end, quick_growth};
+use turnover::Turnover;
 
 use super::series::Point;
 
@@ -96,49 +99,23 @@ pub struct Trend {
     hits: [u8; WINDOWS],
     brief: [Brief; BRIEF],
     t0: f64,
-    last: Option<Last>,
-    /// Of this life of the process: when it was first seen (s since `t0`), its
-    /// uptime then, and its level in its first minutes.
+    /// Time of the last value, s, NaN before the first, and its uptime.
+    last_t: f64,
+    last_uptime: f64,
     life: Life,
     lives: Lives,
-    load: f64,
+    turnover: Option<Box<Turnover>>,
+    load: f32,
     gc_seen: bool,
     is_old: bool,
-    high_since: Option<f32>,
+    /// How far it is above the last hour's lowest value, as a ratio; 0 when it
+    /// is not.
+    high_since: f32,
     pub notes: Notes,
     standing: Option<Box<Standing>>,
     profile: Option<Arc<Profile>>,
     learning: Option<Box<Rises>>,
     layers: Layers,
-}
-
-/// Largest rise of each window of a healthy series, bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rises {
-    windows: [f32; WINDOWS],
-    brief: [f32; BRIEF],
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Last {
-    t: f64,
-    uptime: f64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Life {
-    began_s: u32,
-    uptime: Option<f32>,
-    /// … since `level_s`.
-    level: Option<f32>,
-    level_s: u32,
-}
-
-impl Life {
-    /// Age of the process at `at_s` as far as is known, s.
-    fn age(&self, at_s: u32) -> f64 {
-        f64::from(self.uptime.unwrap_or(0.0)) + f64::from(at_s.saturating_sub(self.began_s))
-    }
 }
 
 impl Trend {
@@ -149,13 +126,15 @@ impl Trend {
             hits: [0; WINDOWS],
             brief: Default::default(),
             t0: 0.0,
-            last: None,
-            life: Life::default(),
+            last_t: f64::NAN,
+            last_uptime: f64::NAN,
+            life: Life::new(0, f64::NAN),
             lives: Lives::default(),
-            load: f64::NAN,
+            turnover: None,
+            load: f32::NAN,
             gc_seen: false,
             is_old: false,
-            high_since: None,
+            high_since: 0.0,
             notes: Notes::default(),
             standing: None,
             profile,
@@ -164,31 +143,17 @@ impl Trend {
         }
     }
 
-    /// Learns how much a healthy series rises and falls.
-    fn learning(profile: Profile) -> Self {
-        let mut trend = Self::new(Some(Arc::new(profile)), Layers::default());
-        trend.learning = Some(Box::default());
-        trend
-    }
-
-    /// Put down how far each window rose and fell.
-    fn learned(&self, profile: &mut Profile) {
-        let rose = self.learning.as_deref().copied().unwrap_or_default();
-        profile.rose = rose.windows.map(f64::from);
-        profile.fell = self.fell.map(f64::from);
-        profile.brief = std::array::from_fn(|i| (self.brief[i].noise(), f64::from(rose.brief[i])));
-    }
-
     /// Take the next value; times must not go back. `scale` is the size of the
     /// process that the series is a part of, bytes, or 0.
     pub fn put(&mut self, p: &Point, scale: f64) -> Option<Change> {
-        let Some(last) = self.last else {
+        if self.last_t.is_nan() {
             self.t0 = p.t;
             self.is_old = p.old.is_finite();
             self.begin(p);
             return self.value(p, scale);
-        };
-        let again = p.uptime.is_finite() && last.uptime.is_finite() && p.uptime + 1.0 < last.uptime;
+        }
+        let younger = p.uptime + 1.0 < self.last_uptime;
+        let again = younger || self.turnover.as_ref().is_some_and(|t| t.fell(p.allocs));
         if again || (!p.uptime.is_finite() && self.fell_away(p)) {
             self.restart(p);
         }
@@ -196,22 +161,24 @@ impl Trend {
     }
 
     fn begin(&mut self, p: &Point) {
-        let uptime = p.uptime.is_finite().then_some(p.uptime as f32);
-        self.life = Life { began_s: self.since_t0(p.t), uptime, ..Life::default() };
+        self.life = Life::new(self.since_t0(p.t), p.uptime);
     }
 
     fn restart(&mut self, p: &Point) {
         self.remember_life();
         self.begin(p);
         // Falls so far without uptime: this one is known to begin at nothing.
-        self.life.uptime = Some(self.life.uptime.unwrap_or(0.0));
+        self.life.uptime = self.life.uptime.max(0.0);
         for ring in &mut self.rings {
             ring.clear();
         }
         self.hits = [0; WINDOWS];
         self.brief.iter_mut().for_each(Brief::restart);
         self.notes.restarts = self.notes.restarts.saturating_add(1);
-        self.high_since = None;
+        self.high_since = 0.0;
+        if let Some(t) = &mut self.turnover {
+            t.restart(p.allocs, p.frees);
+        }
         if let Some(s) = &mut self.standing {
             s.restarted();
         }
@@ -219,7 +186,7 @@ impl Trend {
 
     /// Its envelope by age, from the rings that hold hours of it.
     fn remember_life(&mut self) {
-        if self.life.uptime.is_none() {
+        if self.life.uptime.is_nan() {
             return;
         }
         for ring in &self.rings[LONG_RING..] {
@@ -234,7 +201,7 @@ impl Trend {
     /// fast that the memory limit ends it within the hour.
     fn fell_away(&self, p: &Point) -> bool {
         let ring = &self.rings[1];
-        if ring.count() < 5 || p.live > f64::from(self.life.level.unwrap_or(0.0)) * 1.1 {
+        if ring.count() < 5 || p.live > f64::from(self.life.level.max(0.0)) * 1.1 {
             return false;
         }
         let mut bins = [Bin::default(); MOST];
@@ -251,12 +218,15 @@ impl Trend {
     }
 
     fn value(&mut self, p: &Point, scale: f64) -> Option<Change> {
-        let before = self.last.replace(Last { t: p.t, uptime: p.uptime });
-        if p.load.is_finite() {
-            let passed = before.map_or(f64::MAX, |b| p.t - b.t);
+        let first = self.last_t.is_nan();
+        let passed = if first { f64::MAX } else { p.t - self.last_t };
+        (self.last_t, self.last_uptime) = (p.t, p.uptime);
+        let rate = self.turn_over(p, passed);
+        let load = if p.load.is_finite() { p.load } else { rate };
+        if load.is_finite() {
             let share = 1.0 - (-passed / LOAD_S).exp();
-            let old = if self.load.is_finite() { self.load } else { p.load };
-            self.load = old + (p.load - old) * share;
+            let old = if self.load.is_finite() { f64::from(self.load) } else { load };
+            self.load = (old + (load - old) * share) as f32;
         }
         // Where collections are marked, what lies between them is garbage too.
         self.gc_seen |= p.gc;
@@ -264,9 +234,9 @@ impl Trend {
             return None;
         }
         let at_s = self.since_t0(p.t);
-        let step_s = before.map_or(0, |b| (p.t - b.t).clamp(0.0, MOST_STEP_S) as u32);
+        let step_s = if first { 0 } else { passed.clamp(0.0, MOST_STEP_S) as u32 };
         let value = if self.is_old && p.old.is_finite() { p.old } else { p.live };
-        let load = if self.layers.load { self.load as f32 } else { f32::NAN };
+        let load = if self.layers.load { self.load } else { f32::NAN };
         let bin = Bin { at_s, low: value as f32, load };
         let mut change = None;
         for (r, spec) in RINGS.into_iter().enumerate() {
@@ -282,6 +252,22 @@ impl Trend {
             }
         }
         change
+    }
+
+    /// Allocations per second, the work of a series that tells of no other.
+    fn turn_over(&mut self, p: &Point, passed_s: f64) -> f64 {
+        if let Some(t) = &mut self.turnover {
+            return t.put(p.allocs, p.frees, passed_s);
+        }
+        if p.allocs.is_finite() && p.frees.is_finite() {
+            self.turnover = Some(Box::new(Turnover::new(p.allocs, p.frees)));
+        }
+        f64::NAN
+    }
+
+    /// Objects allocated and freed since they no longer die.
+    pub fn keeps(&self) -> Option<[f32; 2]> {
+        self.turnover.as_ref()?.keeps()
     }
 
     fn evaluate(&mut self, r: usize, newest: usize, now_s: u32, scale: f64) -> Option<Change> {
@@ -358,6 +344,7 @@ impl Trend {
             from_s: bins[0].at_s,
             life: &self.life,
             lives: &self.lives,
+            keeps: self.keeps().is_some(),
             loaded: !bins[0].load.is_nan(),
             scale,
             warm,
@@ -434,21 +421,21 @@ impl Trend {
         let age_s = newest.at_s.saturating_sub(self.life.began_s);
         let within = |r: std::ops::Range<u32>| r.contains(&age_s);
         if within(0..360) || within(720..1200) {
-            self.life.level = Some(self.life.level.map_or(newest.low, |l| l.min(newest.low)));
+            self.life.level = self.life.level.min(newest.low);
             self.life.level_s = self.life.level_s.max(self.life.began_s);
         } else if within(600..720) {
-            (self.life.level, self.life.level_s) = (Some(newest.low), newest.at_s);
+            (self.life.level, self.life.level_s) = (newest.low, newest.at_s);
         }
         let above = newest.low / least.max(1.0);
-        match self.high_since {
-            None if above > 1.2 => self.high_since = Some(above),
-            Some(high) if above < 1.0 + (high - 1.0) * 0.3 => {
-                self.notes.bursts = self.notes.bursts.saturating_add(1);
-                self.notes.burst = self.notes.burst.max(high - 1.0);
-                self.high_since = None;
-            }
-            Some(high) => self.high_since = Some(high.max(above)),
-            None => {}
+        let high = self.high_since;
+        if high == 0.0 {
+            self.high_since = if above > 1.2 { above } else { 0.0 };
+        } else if above < 1.0 + (high - 1.0) * 0.3 {
+            self.notes.bursts = self.notes.bursts.saturating_add(1);
+            self.notes.burst = self.notes.burst.max(high - 1.0);
+            self.high_since = 0.0;
+        } else {
+            self.high_since = high.max(above);
         }
         if let Some(s) = &self.standing
             && s.fell_back(newest.low)
@@ -487,7 +474,8 @@ impl Trend {
 
     /// What this series takes, bytes.
     pub fn memory(&self) -> usize {
-        let boxed = self.standing.as_ref().map_or(0, |s| size_of_val(&**s));
+        let boxed = self.standing.as_ref().map_or(0, |s| size_of_val(&**s))
+            + self.turnover.as_ref().map_or(0, |t| size_of_val(&**t));
         size_of::<Self>() + boxed + self.rings.iter().map(Ring::heap_bytes).sum::<usize>()
     }
 }

@@ -1,11 +1,11 @@
 //! What is healthy for a series: the shape of a baseline, and how it is learned
 //! from a run without a leak.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BRIEF, Noise, Trend, WINDOWS};
+use super::{BRIEF, Layers, Noise, Trend, WINDOWS};
 use crate::detect::series::Point;
 
 /// Cells of the warm-up curve: eight to each doubling of uptime from 1 minute
@@ -30,15 +30,22 @@ pub struct Profile {
     /// warm-up and load.
     pub rose: [f64; WINDOWS],
     pub fell: [f64; WINDOWS],
-    /// Noise and largest rise, bytes, of each brief window; none in files that
-    /// are older than those are.
-    #[serde(default)]
+    /// Noise and largest rise, bytes, of each brief window; zero of those that
+    /// are newer than the file.
+    #[serde(default, deserialize_with = "of_brief_windows")]
     pub brief: [(Noise, f64); BRIEF],
     /// Length of what was seen, s.
     pub seconds: f64,
     pub points: u64,
     /// Of bytes older than their peers live rather than of all bytes in use.
     pub old: bool,
+}
+
+fn of_brief_windows<'de, D: Deserializer<'de>>(from: D) -> Result<[(Noise, f64); BRIEF], D::Error> {
+    let known = Vec::<(Noise, f64)>::deserialize(from)?;
+    let mut all: [(Noise, f64); BRIEF] = Default::default();
+    all.iter_mut().zip(known).for_each(|(slot, k)| *slot = k);
+    Ok(all)
 }
 
 impl Profile {
@@ -226,5 +233,29 @@ impl Learner {
             points: self.points,
             old: self.old,
         }
+    }
+}
+
+/// Largest rise of each window of a healthy series, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rises {
+    pub windows: [f32; WINDOWS],
+    pub brief: [f32; BRIEF],
+}
+
+impl Trend {
+    /// Learns how much a healthy series rises and falls.
+    fn learning(profile: Profile) -> Self {
+        let mut trend = Self::new(Some(Arc::new(profile)), Layers::default());
+        trend.learning = Some(Box::default());
+        trend
+    }
+
+    /// Put down how far each window rose and fell.
+    fn learned(&self, profile: &mut Profile) {
+        let rose = self.learning.as_deref().copied().unwrap_or_default();
+        profile.rose = rose.windows.map(f64::from);
+        profile.fell = self.fell.map(f64::from);
+        profile.brief = std::array::from_fn(|i| (self.brief[i].noise(), f64::from(rose.brief[i])));
     }
 }

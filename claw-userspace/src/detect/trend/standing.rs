@@ -29,6 +29,10 @@ pub struct Hit {
     pub slope: [f64; 3],
 }
 
+fn ends([_, low, high]: [f64; 3]) -> [f32; 2] {
+    [low as f32, high as f32]
+}
+
 /// Times at which the probability of chance became ten times smaller.
 const RECORDS: usize = 4;
 
@@ -39,17 +43,14 @@ pub struct Standing {
     /// When it began and when it was found, s since the series began.
     pub since_s: u32,
     pub at_s: u32,
-    /// When it was first called a leak.
-    pub leak_s: Option<u32>,
-    /// Level that percentages refer to, bytes; fixed when it was found.
-    pub base: f64,
+    base: f32,
     pub start: f32,
     pub now: f32,
     /// Bytes per second, and its 95 % interval.
     pub slope: f64,
-    pub interval: [f64; 2],
+    pub interval: [f32; 2],
     /// Of such growth within a day without a leak; the least that was seen.
-    pub p: f64,
+    pub p: f32,
     pub window: u8,
     pub with_baseline: bool,
     /// Restarts since it was found.
@@ -65,13 +66,12 @@ impl Standing {
             why: hit.why,
             since_s: hit.from_s,
             at_s: hit.now_s,
-            leak_s: hit.why.is_none().then_some(hit.now_s),
-            base: hit.base,
+            base: hit.base as f32,
             start: f.start as f32,
             now: (f.start + f.growth()) as f32,
             slope: hit.slope[0],
-            interval: [hit.slope[1], hit.slope[2]],
-            p: hit.p,
+            interval: ends(hit.slope),
+            p: hit.p as f32,
             window: hit.window,
             with_baseline,
             restarts: 0,
@@ -86,21 +86,20 @@ impl Standing {
 
     pub fn again(&mut self, f: &Fit, hit: &Hit) -> Option<Change> {
         self.now = self.now.max((f.start + f.growth()) as f32);
-        if hit.window >= self.window || hit.p < self.p {
-            (self.slope, self.interval) = (hit.slope[0], [hit.slope[1], hit.slope[2]]);
+        if hit.window >= self.window || hit.p < f64::from(self.p) {
+            (self.slope, self.interval) = (hit.slope[0], ends(hit.slope));
             self.window = hit.window;
             if self.restarts == 0 {
                 self.since_s = self.since_s.min(hit.from_s);
             }
         }
-        self.p = self.p.min(hit.p);
+        self.p = self.p.min(hit.p as f32);
         if hit.why.is_some() {
             return None;
         }
         self.record(hit);
         let news = self.state == State::Suspect;
         (self.state, self.why) = (State::Leak, None);
-        self.leak_s.get_or_insert(hit.now_s);
         news.then_some(Change { at_s: hit.now_s, state: State::Leak })
     }
 
@@ -121,6 +120,11 @@ impl Standing {
 
     pub fn restarted(&mut self) {
         self.restarts = self.restarts.saturating_add(1);
+    }
+
+    /// Level that percentages refer to, bytes; fixed when it was found.
+    pub fn base(&self) -> f64 {
+        f64::from(self.base)
     }
 
     /// Bytes since it began.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Layers, Learner, State, Trend};
+use super::{Layers, Learner, Profile, State, Trend};
 use crate::detect::series::Point;
 
 const MIB: f64 = 1_048_576.0;
@@ -206,4 +206,70 @@ fn growth_that_an_earlier_life_did_not_show_is_no_warm_up() {
     assert_eq!(lives(&filled), [] as [f64; 0]);
     let at = lives(&|m| filled(m) + 0.0008 * m);
     assert!(at.len() == 1 && (600.0..1100.0).contains(&at[0]), "{at:?}");
+}
+
+/// A service of objects of 1 KiB that live for a minute, a value every 10 s:
+/// `load` in objects a second and `kept`, the share that stays, by minute.
+fn churn(minutes: u64, load: impl Fn(f64) -> f64, kept: impl Fn(f64) -> f64) -> Vec<Point> {
+    let (mut allocs, mut frees) = (0.0, 0.0);
+    let of = |i: u64| {
+        let m = i as f64 / 6.0;
+        allocs += 10.0 * load(m);
+        if m >= 1.0 {
+            frees += 10.0 * load(m - 1.0) * (1.0 - kept(m - 1.0));
+        }
+        let live = 200.0 * MIB + (allocs - frees) * 1024.0;
+        let mut p = Point::new(i as f64 * 10.0, live * (1.0 + 0.01 * noise(i)));
+        (p.allocs, p.frees) = (allocs, frees);
+        p
+    };
+    (0..minutes * 6).map(of).collect()
+}
+
+fn without_counts(points: &[Point]) -> Vec<Point> {
+    points.iter().map(|p| Point { allocs: f64::NAN, frees: f64::NAN, ..*p }).collect()
+}
+
+#[test]
+fn growth_of_objects_that_no_longer_die_is_no_warm_up() {
+    // From minute 10 of its life on, 2 % of 200 MiB a minute; or a cache that
+    // fills from its start as fast.
+    let young = |mut points: Vec<Point>| {
+        points.iter_mut().for_each(|p| p.uptime = p.t);
+        points
+    };
+    let leaking = young(churn(300, |_| 68.0, |m| if m >= 10.0 { 1.0 } else { 0.0 }));
+    let (at, late) =
+        (leaks(&leaking, &mut plain()), leaks(&without_counts(&leaking), &mut plain()));
+    assert!(at.len() == 1 && (10.0..45.0).contains(&at[0]), "{at:?}");
+    assert!(late.len() == 1 && late[0] > at[0] + 20.0, "{late:?} after {at:?}");
+    let filling = young(churn(90, |m| if m < 50.0 { 68.0 } else { 0.0 }, |_| 1.0));
+    assert_eq!(leaks(&filling, &mut plain()), [] as [f64; 0]);
+    assert_eq!(leaks(&young(churn(300, |_| 68.0, |_| 0.0)), &mut plain()), [] as [f64; 0]);
+}
+
+#[test]
+fn churn_of_a_rising_load_is_no_leak_where_objects_are_counted() {
+    // Over half an hour the load becomes twenty times as large.
+    let rising = |m: f64| 340.0 * (1.0 + 19.0 * ((m - 90.0) / 30.0).clamp(0.0, 1.0));
+    let points = churn(240, rising, |_| 0.0);
+    assert_eq!(leaks(&points, &mut plain()), [] as [f64; 0]);
+    assert_eq!(leaks(&without_counts(&points), &mut plain()).len(), 1, "what else it looks like");
+}
+
+#[test]
+fn a_baseline_that_knows_fewer_windows_is_read() {
+    let healthy = series(3, |_| 1.0);
+    let mut learner = Learner::default();
+    healthy.iter().for_each(|p| learner.put(p));
+    healthy.iter().for_each(|p| learner.again(p));
+    let profile = learner.finish();
+    let mut file = serde_json::to_value(&profile).unwrap();
+    assert_eq!(serde_json::from_value::<Profile>(file.clone()).unwrap(), profile);
+    file["brief"].as_array_mut().unwrap().truncate(4);
+    let old: Profile = serde_json::from_value(file.clone()).unwrap();
+    assert_eq!(old.brief[..4], profile.brief[..4]);
+    assert_eq!(old.brief[4..], [Default::default(); super::BRIEF - 4]);
+    file.as_object_mut().unwrap().remove("brief");
+    assert!(serde_json::from_value::<Profile>(file).is_ok());
 }
