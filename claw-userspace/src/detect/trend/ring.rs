@@ -108,12 +108,12 @@ impl Ring {
     /// The newest `n` bins, oldest first.
     pub fn newest(&self, n: usize, into: &mut [Bin; MOST]) -> usize {
         let bins = &self.bins[..self.count()];
-        let n = n.min(bins.len());
+        let n = n.min(bins.len()).min(MOST);
         let (late, early) = bins.split_at(usize::from(self.head));
-        let skip = bins.len() - n;
-        for (slot, bin) in into.iter_mut().zip(early.iter().chain(late).skip(skip)) {
-            *slot = *bin;
-        }
+        let of_late = n.min(late.len());
+        let of_early = n - of_late;
+        into[..of_early].copy_from_slice(&early[early.len() - of_early..]);
+        into[of_early..n].copy_from_slice(&late[late.len() - of_late..]);
         n
     }
 
