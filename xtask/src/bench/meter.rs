@@ -108,12 +108,14 @@ impl Meter {
     /// enough.
     pub fn kept_around(&self, windows: &[(f64, f64)]) -> Option<f64> {
         let work = |from: f64, to: f64| Some(self.count_at(to).ok()? - self.count_at(from).ok()?);
-        let beside = |from: f64, to: f64| (to - from >= LEAST_BESIDE).then(|| to - from);
+        let beside = |from: f64, to: f64| {
+            Some(to - from).filter(|s| *s >= LEAST_BESIDE).map(|s| s.min(MOST_BESIDE))
+        };
         let mut lost = Vec::new();
         for w in windows.windows(3) {
             let (from, to) = (w[1].0 - BEFORE, w[1].1 + AFTER);
-            let before = beside(w[0].1 + AFTER, from).map(|s| s.min(MOST_BESIDE));
-            let after = beside(to, w[2].0 - BEFORE).map(|s| s.min(MOST_BESIDE));
+            let before = beside(w[0].1 + AFTER, from);
+            let after = beside(to, w[2].0 - BEFORE);
             let Some((before, after)) = before.zip(after) else { continue };
             let rate =
                 f64::midpoint(work(from - before, from)? / before, work(to, to + after)? / after);
