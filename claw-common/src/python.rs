@@ -185,15 +185,18 @@ pub struct PyEntry {
 pub struct PyStore {
     /// As its latest write left it.
     pub count: u64,
-    /// The count of a list or a deque is written before its new element is: that
-    /// of `entry` is to be looked up at the next write. In a list it is the last
-    /// of so many, in a deque it is at this address; 0: none is.
+    /// The count of a list, a deque or a set is written before its new element is:
+    /// that of `entry` is to be looked up at the next write. In a list it is the
+    /// last of so many, in a deque it is at this address, in a set at one of so
+    /// many of `places`; 0: none is.
     pub pending: u64,
     /// One of the constants below.
     pub kind: u64,
     /// Of a deque: the indices of its ends as the latest write left them, see
     /// [`Self::ends`].
     pub ends: u64,
+    /// Of a set: addresses of entries that held nothing.
+    pub places: [u64; Self::PLACES],
     pub entry: PyEntry,
 }
 
@@ -205,17 +208,26 @@ impl PyStore {
     pub const DICT_LOG2: u64 = 2;
     /// `dequeobject`.
     pub const DEQUE: u64 = 3;
+    /// `PySetObject`.
+    pub const SET: u64 = 4;
 
-    /// Where the count is: `ob_size` of a list or a deque, `ma_used` of a dict.
-    pub const COUNT: u32 = 16;
+    /// Entries of a set that may be meant.
+    pub const PLACES: usize = 6;
     /// Items of a block of a deque (`BLOCKLEN`).
     pub const BLOCK: u64 = 64;
     /// Ends that are not known.
     pub const NO_ENDS: u64 = u64::MAX;
 
+    /// Where the count is: `ob_size` of a list or a deque, `ma_used` of a dict,
+    /// `used` of a set.
+    pub fn count_at(kind: u64) -> u64 {
+        if kind == Self::SET { 24 } else { 16 }
+    }
+
     pub fn new(kind: u64, count: u64) -> Self {
         let entry = PyEntry { time_ns: 0, stack: 0, label: RecordedLabel::UNSET };
-        Self { count, pending: 0, kind, ends: Self::NO_ENDS, entry }
+        let places = [0; Self::PLACES];
+        Self { count, pending: 0, kind, ends: Self::NO_ENDS, places, entry }
     }
 
     /// Where a deque of `count` elements begins and ends, `leftindex` and
@@ -248,6 +260,11 @@ impl PyStore {
     /// by block otherwise: blocks are aligned.
     pub fn key(element: u64) -> u64 {
         element | 1
+    }
+
+    /// The element of such a key; `None` for that of a block.
+    pub fn element(key: u64) -> Option<u64> {
+        (key & 1 == 1).then_some(key & !1)
     }
 }
 
@@ -285,5 +302,5 @@ const _: () = assert!(core::mem::size_of::<PyStackKey>() == 16);
 const _: () = assert!(core::mem::size_of::<PyStack>() == 16);
 const _: () = assert!(core::mem::size_of::<PyFrame>() == 16);
 const _: () = assert!(core::mem::size_of::<PyEntry>() == 88);
-const _: () = assert!(core::mem::size_of::<PyStore>() == 120);
+const _: () = assert!(core::mem::size_of::<PyStore>() == 168);
 const _: () = assert!(core::mem::size_of::<PyStat>() == 72);

@@ -15,6 +15,7 @@ mod go;
 mod labels;
 mod native;
 mod process;
+mod pyset;
 mod pystore;
 mod pytenant;
 mod python;

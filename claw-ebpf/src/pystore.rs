@@ -3,6 +3,7 @@
 //! A hardware watchpoint on the container's count of elements: it needs no
 //! symbol and no allocator, and so sees what comes from free lists, and what an
 //! interpreter without symbols does. The writing thread holds the GIL.
+//! (Of sets see `pyset`.)
 
 use aya_ebpf::{
     macros::{map, perf_event},
@@ -12,10 +13,12 @@ use aya_ebpf::{
 use claw_common::{PyKey, PyStat, PyStore, PyTarget, python::MAX_STORES};
 
 use crate::{
+    pyset,
     python::{enter, while_open, written_by},
     user::read,
 };
 
+/// By the address of the count that is watched.
 #[map]
 static PY_STORES: HashMap<PyKey, PyStore> = HashMap::with_max_entries(MAX_STORES, 0);
 
@@ -35,28 +38,31 @@ const SPLIT: u64 = 2;
 pub fn py_stored(ctx: PerfEventContext) -> u32 {
     // SAFETY: the kernel lets a program read its context.
     let watched = unsafe { (*ctx.ctx).addr };
-    let container = watched.wrapping_sub(u64::from(PyStore::COUNT));
-    while_open(|pid, target, stat, start| stored(container, pid, target, stat, start))
+    while_open(|pid, target, stat, start| stored(&ctx, watched, pid, target, stat, start))
 }
 
 #[inline(always)]
-fn stored(container: u64, pid: u32, target: &PyTarget, stat: *mut PyStat, time_ns: u64) {
-    let key = PyKey { address: container, tgid: pid, _pad: 0 };
+fn stored(
+    ctx: &PerfEventContext,
+    watched: u64,
+    pid: u32,
+    target: &PyTarget,
+    stat: *mut PyStat,
+    time_ns: u64,
+) {
+    let key = PyKey { address: watched, tgid: pid, _pad: 0 };
     let Some(store) = PY_STORES.get_ptr_mut(&key) else { return };
-    let Some(count) = read::<u64>(container, PyStore::COUNT) else { return };
+    let Some(count) = read::<u64>(watched, 0) else { return };
     // SAFETY: the value is of this type, and written here alone once the window
     // is open, by one thread at a time.
     let store = unsafe { &mut *store };
+    let container = watched.wrapping_sub(PyStore::count_at(store.kind));
+    let is_set = store.kind == PyStore::SET;
     let before = core::mem::replace(&mut store.count, count);
     if store.pending != 0 {
         // Whatever this write is: nothing has cleared that place yet.
-        let at = if store.kind == PyStore::LIST {
-            let items: u64 = read(container, LIST_ITEMS).unwrap_or(0);
-            items.wrapping_add(store.pending.wrapping_sub(1).wrapping_mul(8))
-        } else {
-            store.pending
-        };
-        if let Some(element) = read::<u64>(at, 0).filter(|e| *e != 0) {
+        let came = if is_set { pyset::element(container, store) } else { last(container, store) };
+        if let Some(element) = came {
             enter(pid, PyStore::key(element), &store.entry, stat);
         }
         store.pending = 0;
@@ -65,14 +71,34 @@ fn stored(container: u64, pid: u32, target: &PyTarget, stat: *mut PyStat, time_n
     if count <= before || place == 0 {
         return;
     }
+    let place = if is_set {
+        pyset::keep_places(ctx, container, store)
+    } else {
+        place
+    };
+    if place == 0 {
+        return;
+    }
     let Some(entry) = written_by(pid, target, stat, container, time_ns) else { return };
-    if store.kind == PyStore::LIST || store.kind == PyStore::DEQUE {
+    if is_set || store.kind == PyStore::LIST || store.kind == PyStore::DEQUE {
         store.entry = entry;
         store.pending = place;
     } else if let Some([name, value]) = last_of_dict(container, store.kind) {
         enter(pid, PyStore::key(name), &entry, stat);
         enter(pid, PyStore::key(value), &entry, stat);
     }
+}
+
+/// What came to a list or a deque last.
+#[inline(always)]
+fn last(container: u64, store: &PyStore) -> Option<u64> {
+    let at = if store.kind == PyStore::LIST {
+        let items: u64 = read(container, LIST_ITEMS).unwrap_or(0);
+        items.wrapping_add(store.pending.wrapping_sub(1).wrapping_mul(8))
+    } else {
+        store.pending
+    };
+    read::<u64>(at, 0).filter(|e| *e != 0)
 }
 
 /// Where in memory the element is that is just coming to a deque

@@ -3,11 +3,28 @@
 //! Reads are volatile, so that the compiler does not merge two of them into one
 //! from a computed address, which the verifier refuses.
 
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::programs::{PerfEventContext, ProbeContext};
 
 #[cfg(bpf_target_arch = "x86_64")]
 mod arch {
-    use super::ProbeContext;
+    use super::{PerfEventContext, ProbeContext, on_stack};
+
+    /// Give each general register at a watchpoint, which is hit after the write, and
+    /// what is on top of the stack, to `f`.
+    #[inline(always)]
+    pub fn words(ctx: &PerfEventContext, mut f: impl FnMut(u64)) {
+        // SAFETY: the kernel lets a program read its context.
+        let regs = unsafe { &raw const (*ctx.ctx).regs };
+        macro_rules! each {
+            ($($reg:ident)*) => {
+                // SAFETY: as above.
+                $(f(unsafe { (&raw const (*regs).$reg).read_volatile() });)*
+            };
+        }
+        each!(rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15);
+        // SAFETY: as above.
+        on_stack(unsafe { (&raw const (*regs).rsp).read_volatile() }, f);
+    }
 
     /// First integer argument or result.
     #[inline(always)]
@@ -91,7 +108,24 @@ mod arch {
 
 #[cfg(bpf_target_arch = "aarch64")]
 mod arch {
-    use super::ProbeContext;
+    use super::{PerfEventContext, ProbeContext, on_stack};
+
+    /// Give each general register at a watchpoint, which is hit after the write, and
+    /// what is on top of the stack, to `f`.
+    #[inline(always)]
+    pub fn words(ctx: &PerfEventContext, mut f: impl FnMut(u64)) {
+        // SAFETY: the kernel lets a program read its context.
+        let regs = unsafe { &raw const (*ctx.ctx).regs };
+        macro_rules! each {
+            ($($i:literal)*) => {
+                // SAFETY: as above.
+                $(f(unsafe { (&raw const (*regs).regs[$i]).read_volatile() });)*
+            };
+        }
+        each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
+        // SAFETY: as above.
+        on_stack(unsafe { (&raw const (*regs).sp).read_volatile() }, f);
+    }
 
     #[inline(always)]
     fn reg(ctx: &ProbeContext, n: usize) -> u64 {
@@ -150,3 +184,13 @@ mod arch {
 }
 
 pub use arch::*;
+
+/// Words on top of the stack that are looked at.
+const ON_STACK: u32 = 8;
+
+#[inline(always)]
+fn on_stack(sp: u64, mut f: impl FnMut(u64)) {
+    for i in 0..ON_STACK {
+        f(crate::user::read(sp, i * 8).unwrap_or(0));
+    }
+}

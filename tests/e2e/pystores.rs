@@ -16,7 +16,8 @@ use crate::{common::*, interpreters::all};
 const FIXTURE: &str = "tests/fixtures/python/stores.py";
 
 /// Those that are watched together: a CPU has four watchpoints.
-const WATCHED: [&[&str]; 2] = [&["text", "numbers", "list", "ordered"], &["right", "left"]];
+const WATCHED: [&[&str]; 2] =
+    [&["text", "numbers", "list", "ordered"], &["right", "left", "members"]];
 
 /// One window on containers of `stores.py`.
 fn window(python: &PathBuf, containers: &[&str], windows: Arc<PyWindows>) -> PyWindow {

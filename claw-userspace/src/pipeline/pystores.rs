@@ -1,7 +1,7 @@
 //! Who puts what into the containers that grow, while a window is open.
 
 use claw_common::{PyEntry, PyStore};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     probe::{
@@ -47,19 +47,20 @@ impl<'a> Stores<'a> {
         self.set.as_ref().map_or(0, |_| self.containers.len())
     }
 
-    /// What came to a list or a deque last is looked up at its next write, which
-    /// it did not have yet.
+    /// What came to sets, which do not keep it apart from the rest.
+    pub fn came_to_sets(&self) -> FxHashSet<u64> {
+        let any = self.set.is_some() && self.containers.iter().any(|(_, s)| s.kind == PyStore::SET);
+        if any { self.windows.elements(self.pid) } else { FxHashSet::default() }
+    }
+
+    /// What came to a list, a deque or a set last is looked up at its next write,
+    /// which it did not have yet.
     pub fn last(&self, live: &LivePython) -> FxHashMap<u64, PyEntry> {
         let memory = live.objects().memory;
-        let of = |(at, _): &(u64, PyStore)| {
-            let store = self.windows.store(self.pid, *at).filter(|s| s.pending > 0)?;
-            let place = if store.kind == PyStore::LIST {
-                let items = memory.u64_at(at.checked_add(layout::LIST_ITEMS)?).ok()?;
-                items.checked_add((store.pending - 1).checked_mul(8)?)?
-            } else {
-                store.pending
-            };
-            Some((memory.u64_at(place).ok()?, store.entry))
+        let of = |(at, store): &(u64, PyStore)| {
+            let store = self.windows.store(self.pid, *at, store.kind);
+            let store = store.filter(|s| s.pending > 0)?;
+            Some((last(memory, *at, &store)?, store.entry))
         };
         self.containers.iter().filter_map(of).collect()
     }
@@ -71,6 +72,28 @@ impl<'a> Stores<'a> {
     }
 }
 
+/// What came last to the container at an address.
+fn last<M: Memory>(memory: &M, at: u64, store: &PyStore) -> Option<u64> {
+    match store.kind {
+        PyStore::LIST => {
+            let items = memory.u64_at(at.checked_add(layout::LIST_ITEMS)?).ok()?;
+            memory.u64_at(items.checked_add((store.pending - 1).checked_mul(8)?)?).ok()
+        }
+        PyStore::SET => {
+            let word = |offset: u64| memory.u64_at(at.checked_add(offset)?).ok();
+            let (table, mask) = (word(layout::SET_TABLE)?, word(layout::SET_MASK)?);
+            store.places.iter().take(store.pending as usize).find_map(|place| {
+                // The table may be another since.
+                (place.checked_sub(table)? / layout::SET_ENTRY <= mask).then_some(())?;
+                let key = memory.u64_at(*place).ok().filter(|key| *key != 0)?;
+                let hash = memory.u64_at(place.checked_add(8)?).ok()?;
+                (hash != layout::SET_DUMMY).then_some(key)
+            })
+        }
+        _ => memory.u64_at(store.pending).ok(),
+    }
+}
+
 /// Of `containers`, the one that grows fastest first, those that can be watched,
 /// with how each is read.
 pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
@@ -79,17 +102,18 @@ pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
     watched.take(pystore::MOST).collect()
 }
 
-/// How what comes to a container is read; `None` for one that keeps no order.
-/// Where a deque ends is told by its first write.
+/// How what comes to a container is read; `None` where that is not known. Where a deque ends is told by its first write.
 fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
     let type_at = objects.memory.u64_at(at.checked_add(layout::OB_TYPE)?).ok()?;
     let typ = objects.type_at(type_at)?;
     let (has, deque) = (typ.flags, typ.name == "collections.deque");
-    let count = objects.memory.u64_at(at.checked_add(u64::from(PyStore::COUNT))?).ok()?;
+    let set = type_at == objects.types.set;
     let kind = if has & flags::LIST_SUBCLASS != 0 {
         PyStore::LIST
     } else if deque {
         PyStore::DEQUE
+    } else if set {
+        PyStore::SET
     } else if has & flags::DICT_SUBCLASS == 0 {
         return None;
     } else if objects.layout.log2_keys {
@@ -97,6 +121,7 @@ fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
     } else {
         PyStore::DICT
     };
+    let count = objects.memory.u64_at(at.checked_add(PyStore::count_at(kind))?).ok()?;
     Some(PyStore::new(kind, count))
 }
 

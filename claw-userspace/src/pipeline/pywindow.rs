@@ -182,7 +182,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     // Later than the walk, so that what came to a container since is not among
     // them; and while it is open: a block that goes from a full cache to a list
     // that grows would bear the mark of the cache.
-    let held = owned(&ready.live.objects(), &watch.containers);
+    let held = owned(&ready.live.objects(), &watch.containers, &stores.came_to_sets());
     let last = stores.last(&ready.live);
     let mut fresh: Vec<Fresh> = Vec::new();
     for (at, typ) in &after.objects {

@@ -14,8 +14,6 @@ use aya::{
     },
 };
 
-use claw_common::PyStore;
-
 use super::object::ProbeError;
 use crate::target::process::threads;
 
@@ -43,14 +41,14 @@ impl Watchpoints {
         Self { bpf, loaded: false }
     }
 
-    /// One on each container, in every thread.
+    /// One on each count of elements, given by its address, in every thread.
     ///
     /// # Errors
     /// When the kernel refuses: what has been set by then is taken away.
     pub fn set(
         &mut self,
         pid: u32,
-        containers: impl Iterator<Item = u64> + Clone,
+        counts: impl Iterator<Item = u64> + Clone,
     ) -> Result<Stored, ProbeError> {
         let refused = |e| ProbeError::Watchpoint { pid, source: e };
         let program = self.bpf.program_mut(PROGRAM).ok_or(ProbeError::Missing(PROGRAM))?;
@@ -61,10 +59,10 @@ impl Watchpoints {
         }
         let mut links = Vec::new();
         for thread in threads(pid).into_iter().flatten().take(MOST_THREADS) {
-            for container in containers.clone() {
+            for address in counts.clone() {
                 let at = BreakpointConfig::Data {
                     r#type: PerfBreakpointType::Write,
-                    address: container.wrapping_add(u64::from(PyStore::COUNT)),
+                    address,
                     length: PerfBreakpointLength::Len8,
                 };
                 let scope = PerfEventScope::OneProcess { pid: thread, cpu: None };

@@ -10,6 +10,7 @@ use aya::{
 use claw_common::{
     PyEntry, PyFrame, PyKey, PyLocal, PyStack, PyStackKey, PyStat, PyStore, PyTarget,
 };
+use rustc_hash::FxHashSet;
 
 use super::{
     link::{Beside, Links, Loaded},
@@ -136,21 +137,21 @@ impl PyWindows {
     /// # Errors
     /// When the kernel refuses, or all of the CPU's watchpoints are in use.
     pub fn watch(&self, pid: u32, containers: &[(u64, PyStore)]) -> Result<Stored, ProbeError> {
+        let counts = containers.iter().map(|(at, store)| (count(*at, store.kind), store));
         {
             let mut maps = self.maps();
-            for (address, store) in containers {
+            for (count, store) in counts.clone() {
                 let at = |e| ProbeError::Map("PY_STORES", e);
-                maps.stores.insert(key(pid, *address), store, 0).map_err(at)?;
+                maps.stores.insert(key(pid, count), store, 0).map_err(at)?;
             }
         }
-        let addresses = containers.iter().map(|(at, _)| *at);
         let mut watchpoints = self.watchpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        watchpoints.set(pid, addresses)
+        watchpoints.set(pid, counts.map(|(count, _)| count))
     }
 
     /// Of a container that is watched: what its latest write has left.
-    pub fn store(&self, pid: u32, container: u64) -> Option<PyStore> {
-        self.maps().stores.get(&key(pid, container), 0).ok()
+    pub fn store(&self, pid: u32, container: u64, kind: u64) -> Option<PyStore> {
+        self.maps().stores.get(&key(pid, count(container, kind)), 0).ok()
     }
 
     /// # Errors
@@ -189,6 +190,13 @@ impl PyWindows {
         self.maps().entries.get(&key(pid, address), 0).ok()
     }
 
+    /// The elements that came to its containers.
+    pub fn elements(&self, pid: u32) -> FxHashSet<u64> {
+        let maps = self.maps();
+        let of_process = maps.entries.keys().filter_map(Result::ok).filter(|k| k.tgid == pid);
+        of_process.filter_map(|k| PyStore::element(k.address)).collect()
+    }
+
     /// Let a process go: everything about it is forgotten.
     pub fn remove(&self, pid: u32) {
         let mut maps = self.maps();
@@ -216,6 +224,11 @@ pub(super) fn forget<K: aya::Pod, V: aya::Pod>(
         // One that the kernel has evicted meanwhile is gone as well.
         let _ = map.remove(&key);
     }
+}
+
+/// Address of a container's count of elements.
+fn count(container: u64, kind: u64) -> u64 {
+    container.wrapping_add(PyStore::count_at(kind))
 }
 
 fn key(tgid: u32, address: u64) -> PyKey {

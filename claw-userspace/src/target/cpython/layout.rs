@@ -24,9 +24,12 @@ pub const MA_KEYS: u64 = 32;
 pub const MA_VALUES: u64 = 40;
 /// `PySetObject.used` (`Include/setobject.h`, `Include/cpython/setobject.h`).
 pub const SET_USED: u64 = 24;
-/// `PySetObject.mask` and `.table`, whose entries are two words: key and hash.
+/// `PySetObject.mask` and `.table`, whose entries are two words: key and hash,
+/// and the hash of an entry whose element was taken out.
 pub const SET_MASK: u64 = 32;
 pub const SET_TABLE: u64 = 40;
+pub const SET_ENTRY: u64 = 16;
+pub const SET_DUMMY: u64 = u64::MAX;
 /// `PyListObject.ob_item`.
 pub const LIST_ITEMS: u64 = 24;
 /// `dequeobject` (`Modules/_collectionsmodule.c`): `leftblock`, `leftindex`,

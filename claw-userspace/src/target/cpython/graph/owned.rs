@@ -7,7 +7,7 @@
 
 use std::collections::hash_map::Entry;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     children::{Children, Subject},
@@ -23,17 +23,24 @@ const DEPTH: u32 = 4;
 /// References from which on an object is shared.
 const SHARED: u64 = 8;
 /// Elements of one container that are followed, the last of them: lists and
-/// dicts keep the order in which things came.
+/// dicts keep the order in which things came. Of sets, which do not, those that
+/// are known to have come.
 const MOST_ELEMENTS: usize = 1 << 16;
 /// Objects that are looked at, and words that are read, in all.
 const MOST_OBJECTS: usize = 1 << 18;
 const MOST_WORDS: u64 = 1 << 24;
 
 /// Addresses of the objects that `containers` own, each with the element of a
-/// container that it is, or that leads to it.
-pub fn owned<M: Memory>(objects: &Objects<'_, M>, containers: &[u64]) -> FxHashMap<u64, u64> {
+/// container that it is, or that leads to it. `came`: elements of sets that were
+/// seen to come.
+pub fn owned<M: Memory>(
+    objects: &Objects<'_, M>,
+    containers: &[u64],
+    came: &FxHashSet<u64>,
+) -> FxHashMap<u64, u64> {
     let mut walk = Walk {
         objects,
+        came,
         children: Children { objects: *objects, budget: MOST_WORDS },
         types: TypeTable::default(),
     };
@@ -59,6 +66,7 @@ pub fn owned<M: Memory>(objects: &Objects<'_, M>, containers: &[u64]) -> FxHashM
 
 struct Walk<'a, M> {
     objects: &'a Objects<'a, M>,
+    came: &'a FxHashSet<u64>,
     children: Children<'a, M>,
     types: TypeTable,
 }
@@ -90,6 +98,9 @@ impl<M: Memory> Walk<'_, M> {
         self.children.of(Subject { address: at, type_info: &t, kind }, &mut |_, child| {
             found.push(child);
         });
+        if kind == Kind::Set && found.len() > MOST_ELEMENTS {
+            found.sort_by_key(|element| self.came.contains(element));
+        }
         let early = found.len().saturating_sub(MOST_ELEMENTS);
         found.split_off(early)
     }
