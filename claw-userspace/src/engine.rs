@@ -11,6 +11,7 @@ mod native;
 mod part;
 mod series;
 mod trend;
+mod waiting;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -147,16 +148,18 @@ impl Engine {
                     p.threads = Some(threads);
                 }
             }
-            Item::Collections { pid, t_ns, generations } => {
+            Item::Collections { pid, t_ns, generations, enabled } => {
                 self.advance(t_ns);
                 if let Some(p) = self.ledger.process_mut(pid) {
                     let (first, _) = p.collections.unwrap_or((generations, generations));
                     p.collections = Some((first, generations));
+                    p.collector.looked_at(generations, enabled);
                 }
             }
             Item::Census(census) => {
                 self.advance(census.t_ns);
                 if let Some(p) = self.ledger.process_mut(census.pid) {
+                    p.collector.census(census.t_ns);
                     p.censuses.add(census);
                 }
             }

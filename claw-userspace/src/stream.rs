@@ -136,6 +136,8 @@ pub enum Item {
         pid: u32,
         t_ns: u64,
         generations: [u64; 3],
+        /// Whether it runs by itself, in all interpreters.
+        enabled: bool,
     },
 }
 

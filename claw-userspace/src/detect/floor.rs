@@ -35,12 +35,7 @@ pub fn rise(series: &[(f64, f64)], floor_per_minute: f64) -> Option<Rise> {
     if n < FEWEST[0] || span_s < SPAN_S[0] {
         return None;
     }
-    let mut floor: Vec<(f64, f64)> = series.to_vec();
-    let mut least = f64::INFINITY;
-    for point in floor.iter_mut().rev() {
-        least = least.min(point.1);
-        point.1 = least;
-    }
+    let floor = floor(series);
     let rising = floor.windows(2).filter(|w| w[1].1 > w[0].1).count();
     let share = rising as f64 / (n - 1) as f64;
     let (slope, error) = regression(&floor)?;
@@ -65,6 +60,58 @@ pub fn rise(series: &[(f64, f64)], floor_per_minute: f64) -> Option<Rise> {
         steps: (rising, n - 1),
         span_s,
     })
+}
+
+/// What a full garbage collection says of growth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlived {
+    /// It outlived the collection: what grows is no garbage.
+    Yes,
+    /// The collection took it away.
+    No,
+    /// Too little of it was before the collection.
+    Unclear,
+}
+
+/// Share of the growth up to a full collection that has to be there after it.
+const LIVED: f64 = 0.5;
+
+/// Whether a `rise` of `per_minute` that `series` shows has outlived a full
+/// collection, which ran between the counts at `from` and at `to`, seconds. What
+/// was there at the first count is at most what that says, and what came since
+/// the collection is no more than comes in that time: the rest has lived through
+/// it.
+pub fn outlived(series: &[(f64, f64)], (from, to): (f64, f64), per_minute: f64) -> Outlived {
+    let floor = floor(series);
+    // Where the past is thinned out, the next that is known.
+    let after = floor.iter().position(|(t, _)| *t >= to);
+    let (Some(after), Some(first)) = (after.filter(|i| *i > 0), floor.first()) else {
+        return Outlived::Unclear;
+    };
+    let (Some(at), Some(counts)) = (floor.get(after), series.get(after - 1..=after)) else {
+        return Outlived::Unclear;
+    };
+    let comes = |s: f64| per_minute / 60.0 * s;
+    let expected = comes(from - first.0);
+    let lived = at.1 - first.1 - comes(at.0 - from);
+    if expected > 0.0 && lived >= LIVED * expected {
+        Outlived::Yes
+    } else if counts[1].1 < counts[0].1 {
+        Outlived::No
+    } else {
+        Outlived::Unclear
+    }
+}
+
+/// At each count the least of it and all later ones.
+fn floor(series: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut floor = series.to_vec();
+    let mut least = f64::INFINITY;
+    for point in floor.iter_mut().rev() {
+        least = least.min(point.1);
+        point.1 = least;
+    }
+    floor
 }
 
 /// Slope of the least-squares line, and its standard error.
@@ -128,6 +175,56 @@ mod tests {
             }
             assert_eq!(rise(&s, 1.0), None);
         }
+    }
+
+    /// Censuses every 10 s, the last at `end`, of something that grows by 1 a
+    /// second, and how the latest full collection of those every `tooth` seconds,
+    /// the first at `phase`, judges it.
+    fn collected(
+        tooth: usize,
+        phase: usize,
+        end: usize,
+        count: impl Fn(usize, usize) -> f64,
+    ) -> Option<Outlived> {
+        let last = |t: usize| (t >= phase).then(|| t - (t - phase) % tooth);
+        let points: Vec<(f64, f64)> = (0..=end / 10)
+            .map(|i| 10 * i)
+            .map(|t| (t as f64, 1000.0 + count(t, last(t).unwrap_or(0))))
+            .collect();
+        let found = rise(&points, 1.0).filter(|r| r.leak)?;
+        let at = last(end / 10 * 10).filter(|at| *at > 0).map(|at| (at - 1) / 10 * 10);
+        Some(at.map_or(Outlived::Unclear, |from| {
+            outlived(&points, (from as f64, (from + 10) as f64), found.per_minute)
+        }))
+    }
+
+    #[test]
+    fn garbage_that_waits_is_no_growth_that_outlives_a_collection() {
+        let (mut waiting, mut proven) = (0, 0);
+        for tooth in 1..400 {
+            for phase in (0..tooth).step_by(7) {
+                for end in [60, 120, 250, 600] {
+                    // Since the latest collection.
+                    let garbage = collected(tooth, phase, end, |t, at| (t - at) as f64);
+                    assert_ne!(garbage, Some(Outlived::Yes), "{tooth} {phase} {end}");
+                    waiting += usize::from(garbage.is_some());
+                    // A leak as well, and as much garbage as it leaks.
+                    let kept = collected(tooth, phase, end, |t, _| t as f64);
+                    assert_ne!(kept, Some(Outlived::No), "{tooth} {phase} {end}");
+                    proven += usize::from(kept == Some(Outlived::Yes));
+                }
+            }
+        }
+        assert!(waiting > 1000 && proven > 1000, "{waiting} {proven}");
+    }
+
+    #[test]
+    fn growth_that_began_after_a_collection_is_not_its_to_judge() {
+        let late = series(20, |i| 1000.0 + 10.0 * (i - 3.0).max(0.0));
+        assert_eq!(outlived(&late, (10.0, 20.0), 60.0), Outlived::Unclear);
+        assert_eq!(outlived(&late, (0.0, 10.0), 60.0), Outlived::Unclear);
+        assert_eq!(outlived(&late, (900.0, 910.0), 60.0), Outlived::Unclear);
+        assert_eq!(outlived(&[], (0.0, 10.0), 60.0), Outlived::Unclear);
     }
 
     #[test]

@@ -12,4 +12,4 @@ pub mod trend;
 pub mod verdict;
 
 pub use accumulation::{Accumulation, Evidence, Limits, Survivor, judge};
-pub use floor::{Rise, rise};
+pub use floor::{Outlived, Rise, outlived, rise};

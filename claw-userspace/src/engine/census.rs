@@ -11,7 +11,7 @@ use crate::{
     target::cpython::{graph::paths::Path, object::is_own},
 };
 
-use super::{assemble::timestamp, holder, native, writer};
+use super::{assemble::timestamp, holder, native, waiting, writer};
 use model::{EvidenceKind, Kind, Severity, Verdict};
 
 /// Growth below this share of the heap per minute is no finding, percent …
@@ -134,7 +134,12 @@ impl Scope<'_> {
         // Of a single look the largest may be a cache that is full.
         let grows = whole.holder.as_ref().map(|h| h.root.clone());
         let likely = |path: &Path| grows.as_ref() == Some(&root(path));
-        if let Some(held) = self.process.holders.of(g.name, likely) {
+        let held = self.process.holders.of(g.name, likely);
+        let shown = (g.history, &g.bytes);
+        if !waiting::apply(&mut whole, self.process, g.name, shown, held.as_ref()) {
+            return Vec::new();
+        }
+        if let Some(held) = held {
             holder::apply(&mut whole, &held, &clean(g.name));
         }
         let Some(written) = self.process.writers.of(g.name) else { return vec![(key, whole)] };

@@ -6,6 +6,7 @@
 
 mod before;
 mod census;
+mod collector;
 mod cycles;
 mod exact;
 mod flows;
@@ -25,6 +26,7 @@ use rustc_hash::FxHashMap;
 
 pub use before::Before;
 pub use census::{Censuses, Held, Series, TypeHistory};
+pub use collector::Collector;
 pub use exact::{Estimate, Exact, Scale, Subject};
 pub use flows::{FlowHistories, FlowHistory};
 pub use holders::{HeldBy, Holders};
@@ -82,6 +84,7 @@ pub struct Process {
     /// Of CPython: collections of each generation when they were first looked
     /// at, and now.
     pub collections: Option<([u64; 3], [u64; 3])>,
+    pub collector: Collector,
     /// Of a CPython heap.
     pub censuses: Censuses,
     /// When windows were open on it.
@@ -128,6 +131,7 @@ impl Ledger {
             threads: None,
             collections: None,
             recent: Recent::default(),
+            collector: Collector::default(),
             censuses: Censuses::default(),
             writers: Writers::default(),
             natives: Natives::default(),

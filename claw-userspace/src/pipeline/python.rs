@@ -208,8 +208,8 @@ impl WatchedPython {
         let t_ns = monotonic_ns();
         let mut items = vec![memory_item(pid, m)];
         // What is not known is said at the start.
-        if let Some(generations) = self.live.collections() {
-            items.push(Item::Collections { pid, t_ns, generations });
+        if let Some((generations, enabled)) = self.live.collections() {
+            items.push(Item::Collections { pid, t_ns, generations, enabled });
         }
         if let Ok(threads) = self.live.threads(&self.rules) {
             items.push(Item::Flows(self.threads.look(pid, t_ns, FlowKind::Thread, threads)));

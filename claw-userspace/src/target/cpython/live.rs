@@ -166,8 +166,9 @@ impl LivePython {
     }
 
     /// Garbage collections since the process began, of each generation and all
-    /// interpreters; `None` where it is not known how they are counted.
-    pub fn collections(&self) -> Option<[u64; GENERATIONS]> {
+    /// interpreters, and whether the collector runs by itself; `None` where it is
+    /// not known how they are counted.
+    pub fn collections(&self) -> Option<([u64; GENERATIONS], bool)> {
         let (runtime, minor) = (self.python.runtime, self.python.version.minor);
         let offsets = Offsets::of(minor, &self.memory, runtime)?;
         threads::collections(&self.memory, runtime, minor, &offsets)

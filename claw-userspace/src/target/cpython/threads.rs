@@ -243,14 +243,16 @@ pub fn interpreters<M: Memory>(memory: &M, runtime: u64, minor: u8, o: &Offsets)
     found
 }
 
-/// Garbage collections so far (see [`Interpreters::collections`]).
+/// Garbage collections so far (see [`Interpreters::collections`]), and whether
+/// the collector is switched on.
 pub fn collections<M: Memory>(
     memory: &M,
     runtime: u64,
     minor: u8,
     o: &Offsets,
-) -> Option<[u64; GENERATIONS]> {
-    lists(memory, runtime, minor, o, |_| {}).collections
+) -> Option<([u64; GENERATIONS], bool)> {
+    let found = lists(memory, runtime, minor, o, |_| {});
+    Some((found.collections?, found.gc_enabled))
 }
 
 /// All threads of all interpreters.
