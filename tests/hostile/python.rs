@@ -177,7 +177,7 @@ pub fn python(bytes: &[u8]) -> [usize; 3] {
         objects.items(at(i));
         objects.tuple(at(i));
         objects.find_item(at(i), "a");
-        owned(&objects, &[at(i)], &FxHashSet::from_iter([at(i)]));
+        owned(&objects, &[at(i)], &rustc_hash::FxHashSet::from_iter([at(i)]));
         holder::find(&objects, &[at(i), at(7 - i)], at(0));
     }
     let wanted: Vec<Wanted> =
