@@ -1,6 +1,9 @@
 //! The Pythons on this machine.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
 
 /// Interpreters of pyenv and of the system, by minor version, and the newest.
 pub fn all() -> Vec<PathBuf> {
@@ -10,18 +13,48 @@ pub fn all() -> Vec<PathBuf> {
     found
 }
 
-/// Interpreters of 3.14 and later. Those that do not lie in the usual places are
-/// named by `CLAW_PYTHONS`, separated by `:`.
+/// Interpreters of 3.14 and later: those that `cargo xtask test` fetches, installed
+/// ones, and those that `CLAW_PYTHONS` names, separated by `:`.
 fn newest() -> Vec<PathBuf> {
-    let named = std::env::var_os("CLAW_PYTHONS").unwrap_or_default();
-    // Nothing is split into one empty path.
-    let given = |p: &PathBuf| !p.as_os_str().is_empty();
-    let mut found: Vec<PathBuf> = std::env::split_paths(&named).filter(given).collect();
+    let mut found: Vec<PathBuf> = named().filter(|p| !is_free_threaded(p)).collect();
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pythons");
+    found.extend((14..=15).map(|minor| fetched.join(format!("3.{minor}/python"))));
+    // Fetched ones run where they were fetched to alone.
+    found.retain(|p| p.is_file() && Command::new(p).arg("-V").output().is_ok_and(is_success));
     found.extend(installed(14..=15));
     if found.is_empty() {
-        eprintln!("skipped: neither Python 3.14 nor 3.15 is installed or named by CLAW_PYTHONS");
+        eprintln!(
+            "skipped: neither Python 3.14 nor 3.15 is installed, was fetched by `cargo xtask \
+             test`, or is named by CLAW_PYTHONS"
+        );
     }
     found
+}
+
+/// Free-threaded builds among those that `CLAW_PYTHONS` names.
+pub fn free_threaded() -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = named().filter(|p| is_free_threaded(p)).collect();
+    if found.is_empty() {
+        eprintln!("skipped: CLAW_PYTHONS names no free-threaded Python");
+    }
+    found
+}
+
+fn named() -> impl Iterator<Item = PathBuf> {
+    let named = std::env::var_os("CLAW_PYTHONS").unwrap_or_default();
+    // Nothing is split into one empty path.
+    let paths: Vec<PathBuf> = std::env::split_paths(&named).collect();
+    paths.into_iter().filter(|p| !p.as_os_str().is_empty())
+}
+
+fn is_free_threaded(python: &Path) -> bool {
+    let code = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED'))";
+    let out = Command::new(python).args(["-c", code]).output();
+    out.is_ok_and(|o| o.stdout.starts_with(b"1"))
+}
+
+fn is_success(out: Output) -> bool {
+    out.status.success()
 }
 
 /// 3.x of pyenv and of the system.

@@ -205,7 +205,9 @@ fn offsets_are_those_of_the_headers() {
 
 pub fn compile(include: &str, source: &Path, program: &Path) {
     let built = Command::new("cc")
-        .args([format!("-I{include}").as_ref(), source.as_os_str(), "-w".as_ref(), "-o".as_ref()])
+        // Debian's `pyconfig.h` includes that of the architecture from there.
+        .args([format!("-I{include}"), format!("-I{include}/..")])
+        .args([source.as_os_str(), "-w".as_ref(), "-o".as_ref()])
         .arg(program)
         .output()
         .unwrap();

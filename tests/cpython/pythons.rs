@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::interpreters::all;
+pub use crate::interpreters::{all, free_threaded};
 use claw_ebpf::target::{cpython::binary::Python, memory::ProcessMemory, process::Process};
 
 /// Where the headers of a Python are; `None`, and said, when it has none.

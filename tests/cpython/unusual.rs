@@ -14,7 +14,7 @@ use claw_ebpf::{
     target::{cpython::live::LivePython, process::Process},
 };
 
-use crate::pythons::{Running, all, fixture};
+use crate::pythons::{Running, all, fixture, free_threaded};
 
 fn start(python: &Path, how: &str) -> Running {
     let mut command = Command::new(python);
@@ -130,15 +130,18 @@ fn others_are_refused_in_words() {
     let versions = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten();
     let sleep =
         "import time; print('\"ready\"'); __import__('sys').stdout.flush(); time.sleep(1000)";
-    let mut checked = 0;
-    for version in versions {
-        let name = version.file_name().to_string_lossy().into_owned();
-        let expected = match name.as_str() {
+    let older = versions.filter_map(|version| {
+        let expected = match version.file_name().to_str()? {
             n if n.starts_with("2.") || n.starts_with("3.6.") => "CPython 3.6 or older",
             n if n.starts_with("3.7.") => "layouts of CPython 3.7",
-            _ => continue,
+            _ => return None,
         };
-        let python = version.path().join("bin/python");
+        Some((version.path().join("bin/python"), expected))
+    });
+    let free_threaded = free_threaded().into_iter().map(|python| (python, "a free-threaded build"));
+    let mut checked = 0;
+    for (python, expected) in older.chain(free_threaded) {
+        let name = python.display();
         let mut command = Command::new(&python);
         let mut running = Running::of(command.args(["-c", sleep]).stdout(Stdio::piped()));
         assert_eq!(running.ready(), "ready");
@@ -148,7 +151,7 @@ fn others_are_refused_in_words() {
         checked += 1;
     }
     if checked == 0 {
-        eprintln!("skipped: no older Python is installed");
+        eprintln!("skipped: no Python that is not known is installed");
     }
     // A shell that calls itself Python.
     let mut command = Command::new("/bin/sh");

@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod eval;
 mod leaksuite;
+mod newest;
 mod pyservices;
 mod services;
 mod test;
@@ -30,6 +31,8 @@ enum Cli {
     Leaksuite(leaksuite::Args),
     /// Measure the verdicts over series against known truth and other detectors
     Eval(eval::Args),
+    /// Fetch the newest Pythons for the tests, as `test` does
+    Pythons,
     /// Watch real Python services of several tenants, as root, on each Python of
     /// this machine, and compare with what they leak; writes docs/python-services.md
     Pyservices,
@@ -47,6 +50,10 @@ fn main() -> anyhow::Result<()> {
         Cli::Demo => demo::run(&root),
         Cli::Leaksuite(args) => leaksuite::run(&root, &args),
         Cli::Eval(args) => eval::run(&root, &args),
+        Cli::Pythons => {
+            newest::fetch(&root);
+            Ok(())
+        }
         Cli::Pyservices => pyservices::run(&root),
         Cli::Soak(args) => services::soak(&root, &args),
         Cli::Test(args) => test::run(&root, &args),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     command::{apt_install, is_root, output},
-    leaksuite, pyservices, services, toolchain,
+    leaksuite, newest, pyservices, services, toolchain,
 };
 
 #[derive(clap::Args)]
@@ -32,6 +32,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     if output(Command::new("python3").arg("--version")).is_err() {
         apt_install(&["python3", "python3-dev"], "the tests on CPython")?;
     }
+    newest::fetch(root);
     if with_root {
         services::install(root, &go)?;
         pyservices::install(root)?;
