@@ -25,16 +25,14 @@ pub fn fetch(root: &Path) {
     if missing.is_empty() {
         return;
     }
-    let got = Apt::new(&all.join("apt")).and_then(|apt| {
-        for minor in missing {
-            if let Err(e) = one(&apt, &all, minor) {
-                println!("skipped: Python 3.{minor}: {e:#}");
-            }
+    let apt = match Apt::new(&all.join("apt")) {
+        Ok(apt) => apt,
+        Err(e) => return println!("skipped: Python 3.14 and 3.15: {e:#}"),
+    };
+    for minor in missing {
+        if let Err(e) = one(&apt, &all, minor) {
+            println!("skipped: Python 3.{minor}: {e:#}");
         }
-        Ok(())
-    });
-    if let Err(e) = got {
-        println!("skipped: Python 3.14 and 3.15: {e:#}");
     }
 }
 
