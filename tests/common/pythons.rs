@@ -48,9 +48,9 @@ fn named() -> impl Iterator<Item = PathBuf> {
 }
 
 fn is_free_threaded(python: &Path) -> bool {
-    let code = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED'))";
+    let code = "import sys; print('t' in sys.abiflags)";
     let out = Command::new(python).args(["-c", code]).output();
-    out.is_ok_and(|o| o.stdout.starts_with(b"1"))
+    out.is_ok_and(|o| o.stdout.starts_with(b"True"))
 }
 
 fn is_success(out: Output) -> bool {
