@@ -102,7 +102,8 @@ pub fn readable(live: &LivePython, containers: &[u64]) -> Vec<(u64, PyStore)> {
     watched.take(pystore::MOST).collect()
 }
 
-/// How what comes to a container is read; `None` where that is not known. Where a deque ends is told by its first write.
+/// How what comes to a container is read; `None` where that is not known. Where a
+/// deque ends is told by its first write.
 fn store(objects: &Objects<'_, ProcessMemory>, at: u64) -> Option<PyStore> {
     let type_at = objects.memory.u64_at(at.checked_add(layout::OB_TYPE)?).ok()?;
     let typ = objects.type_at(type_at)?;
