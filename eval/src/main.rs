@@ -24,7 +24,7 @@ struct Args {
     #[arg(long)]
     tune: bool,
     /// Leak-free process-days; there are six leaking series to ten of them
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 4000)]
     days: u64,
     /// Folder of real series of machines: *.csv.gz of seconds,memory_percent
     #[arg(long, env = "CLAW_EVAL_MACHINE_MEMORY", value_name = "DIR")]
@@ -49,7 +49,7 @@ const RATES: [f64; 7] = [5.2, 2.0, 0.5, 0.2, 0.1, 0.03, 0.02];
 
 fn each(args: &Args, days: u64, mut with: impl FnMut(&Series)) {
     let (seeds, ranges): (u64, &Ranges) =
-        if args.tune { (1 << 32, &TUNE) } else { (23 << 40, &WIDE) };
+        if args.tune { (1 << 32, &TUNE) } else { (37 << 40, &WIDE) };
     for i in 0..days {
         with(&generate::series(seeds + i, ranges, None, 24.0));
     }
