@@ -148,6 +148,12 @@ impl Engine {
                     p.threads = Some(threads);
                 }
             }
+            Item::Limit { pid, t_ns, limit } => {
+                self.advance(t_ns);
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.limit = Some(limit);
+                }
+            }
             Item::Collections { pid, t_ns, generations, enabled } => {
                 self.advance(t_ns);
                 if let Some(p) = self.ledger.process_mut(pid) {

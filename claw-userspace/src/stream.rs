@@ -139,6 +139,12 @@ pub enum Item {
         /// Whether it runs by itself, in all interpreters.
         enabled: bool,
     },
+    /// How much memory a process may use.
+    Limit {
+        pid: u32,
+        t_ns: u64,
+        limit: Limit,
+    },
 }
 
 /// A window of exact mode, or a part of one that stays open.
@@ -204,6 +210,22 @@ impl Part {
             Self::Goroutines => "goroutines",
         }
     }
+}
+
+/// The limit of memory that is nearest to being reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub bytes: u64,
+    /// Of it in use by all that share it, without what the kernel takes back.
+    pub used_bytes: u64,
+    pub of: LimitOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOf {
+    Cgroup,
+    Machine,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -55,6 +55,11 @@ fn session_of_one_tenant() {
     let (middle, reach) = (f64::midpoint(low, high), high - low);
     assert!((truth - middle).abs() < reach, "{truth} is far outside {low} to {high}");
     assert!(reach < truth * 2.0, "{low} to {high} says nothing");
+    let limit = &report["targets"][0]["memory_limit"];
+    let [bytes, used, left_s] =
+        ["bytes", "used_bytes", "reached_in_s"].map(|name| limit[name].as_f64().unwrap());
+    let per_minute = f["growth"]["bytes_per_minute"].as_f64().unwrap();
+    assert!((left_s * per_minute / 60.0 / (bytes - used) - 1.0).abs() < 0.01, "{limit}");
 
     // The same findings from the recording.
     let (code, again, _) = claw_json(&["replay", &recording, "--format", "json"]);

@@ -6,7 +6,7 @@ use super::{Engine, assess, exact};
 use crate::{
     ledger::{Amount, Opened, Process, SiteId},
     report::{clean::clean, model, site::describe},
-    stream::{GOROUTINES_MODE, MEMORY_MODE, Part, Session},
+    stream::{GOROUTINES_MODE, Limit, MEMORY_MODE, Part, Session},
     tenant::TenantId,
 };
 use model::Verdict;
@@ -203,6 +203,7 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         },
         live_bytes_se: known.then_some(totals.variance.max(0.0).sqrt()),
         rss_bytes: p.rss_bytes,
+        memory_limit: p.limit.map(|l| memory_limit(e, p.info.pid, l)),
         gc_cycles: if p.info.runtime == "go" {
             Some(u64::from(p.gc_cycles))
         } else {
@@ -214,6 +215,17 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         latest_windows: p.recent.iter().map(|w| window(&e.session, w)).collect(),
         exact: exact::target(&e.session, p),
     }
+}
+
+/// Of a process, with the time at which its leaks reach it.
+fn memory_limit(e: &Engine, pid: u32, limit: Limit) -> model::MemoryLimit {
+    let Limit { of, bytes, used_bytes } = limit;
+    let of_memory = |f: &&model::Finding| matches!(f.kind, model::Kind::Heap | model::Kind::Rss);
+    let leaks = e.findings.values().filter(|f| f.pid == pid && f.verdict == Verdict::Leak);
+    let per_minute: f64 = leaks.filter(of_memory).filter_map(|f| f.growth.bytes_per_minute).sum();
+    let left = bytes.saturating_sub(used_bytes) as f64;
+    let reached_in_s = (per_minute > 0.0).then(|| (left / per_minute * 60.0).round());
+    model::MemoryLimit { of, bytes, used_bytes, reached_in_s }
 }
 
 fn window(session: &Session, w: &Opened) -> model::Window {

@@ -40,7 +40,7 @@ pub use writers::{Writer, Writers, Written};
 
 use crate::{
     decode::{Event, Label, What},
-    stream::{Blocked, FlowKind, Part, Still, TargetInfo, Window},
+    stream::{Blocked, FlowKind, Limit, Part, Still, TargetInfo, Window},
     target::go::memprofile::sampled_share,
     tenant::{TenantId, TenantTable},
 };
@@ -81,6 +81,8 @@ pub struct Process {
     pub events: u64,
     pub rss_bytes: Option<u64>,
     pub threads: Option<u32>,
+    /// Of memory.
+    pub limit: Option<Limit>,
     /// Of CPython: collections of each generation when they were first looked
     /// at, and now.
     pub collections: Option<([u64; 3], [u64; 3])>,
@@ -129,6 +131,7 @@ impl Ledger {
             events: 0,
             rss_bytes: None,
             threads: None,
+            limit: None,
             collections: None,
             recent: Recent::default(),
             collector: Collector::default(),

@@ -18,7 +18,7 @@ use super::{
     owner::Owner,
     pywindow::{self, NoWindow, On, Open, Seen, Watch},
     remote::{self, Collections},
-    resident::{cpython, memory_item},
+    resident::{cpython, memory},
 };
 use crate::{
     probe::{HitCost, PyWindows},
@@ -204,9 +204,8 @@ impl WatchedPython {
     /// is found to. `watched`: processes that share the agent's time.
     pub fn look(&mut self, grows: bool, watched: usize) -> Vec<Item> {
         let pid = self.live.process.pid;
-        let Ok(m) = self.live.process.memory_use() else { return Vec::new() };
+        let Some((m, mut items)) = memory(&self.live.process) else { return Vec::new() };
         let t_ns = monotonic_ns();
-        let mut items = vec![memory_item(pid, m)];
         // What is not known is said at the start.
         if let Some((generations, enabled)) = self.live.collections() {
             items.push(Item::Collections { pid, t_ns, generations, enabled });

@@ -7,6 +7,7 @@ use crate::{
     stream::{Blocked, Item, MEMORY_MODE, TargetInfo},
     target::{
         cpython::{binary::Python, live::LiveError},
+        limit,
         process::{MemoryUse, Process},
     },
 };
@@ -38,9 +39,9 @@ impl WatchedMemory {
         (now.exe != self.process.exe).then_some("it replaced its program (exec)")
     }
 
-    /// What it uses now; `None` when it is gone, which is found out elsewhere.
-    pub fn look(&self) -> Option<Item> {
-        Some(memory_item(self.process.pid, self.process.memory_use().ok()?))
+    /// What it uses now; nothing when it is gone, which is found out elsewhere.
+    pub fn look(&self) -> Vec<Item> {
+        memory(&self.process).map_or(Vec::new(), |(_, items)| items)
     }
 }
 
@@ -72,13 +73,14 @@ pub fn cpython(
     }
 }
 
-/// What the kernel counts of a process, as of now.
-pub fn memory_item(pid: u32, m: MemoryUse) -> Item {
-    Item::Memory {
-        pid,
-        t_ns: monotonic_ns(),
-        rss_bytes: m.rss_bytes,
-        anon_bytes: m.anon_bytes,
-        threads: m.threads,
-    }
+/// What the kernel counts of a process now, and of what it may use; `None` when
+/// it is gone.
+pub fn memory(process: &Process) -> Option<(MemoryUse, Vec<Item>)> {
+    let m = process.memory_use().ok()?;
+    let (pid, t_ns) = (process.pid, monotonic_ns());
+    let MemoryUse { rss_bytes, anon_bytes, threads } = m;
+    let mut items = vec![Item::Memory { pid, t_ns, rss_bytes, anon_bytes, threads }];
+    let limit = process.cgroup().and_then(|cgroup| limit::of_process(&cgroup));
+    items.extend(limit.map(|limit| Item::Limit { pid, t_ns, limit }));
+    Some((m, items))
 }

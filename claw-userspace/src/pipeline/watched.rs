@@ -17,7 +17,7 @@ use super::{
     looks::Looks,
     naming::{MOST_SEEN, Naming},
     owner::Owner,
-    resident::memory_item,
+    resident::memory,
     still::StillLooks,
 };
 use crate::{
@@ -333,9 +333,9 @@ impl Watched {
         put(Item::Bucket { pid, bucket, stack });
     }
 
-    /// What it uses now; `None` when it is gone.
-    pub fn memory_item(&self) -> Option<Item> {
-        Some(memory_item(self.process.pid, self.process.memory_use().ok()?))
+    /// What it uses now; nothing when it is gone.
+    pub fn memory(&self) -> Vec<Item> {
+        memory(&self.process).map_or(Vec::new(), |(_, items)| items)
     }
 
     /// Detach the probes of a part that cost more than `budget`, a share of the

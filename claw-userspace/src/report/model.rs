@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-pub use crate::stream::{Blocked, StepStatus};
+pub use crate::stream::{Blocked, LimitOf, StepStatus};
 
 pub const SCHEMA: &str = "claw-ebpf/report/1";
 pub const AGENT: &str = "Data Analyst";
@@ -72,6 +72,9 @@ pub struct Target {
     pub live_bytes: Option<f64>,
     pub live_bytes_se: Option<f64>,
     pub rss_bytes: Option<u64>,
+    /// What it may use; null when that is not known.
+    #[serde(default)]
+    pub memory_limit: Option<MemoryLimit>,
     /// GC cycles seen since attach; null where they are not known.
     pub gc_cycles: Option<u64>,
     /// Of CPython: how many of them collected each generation, youngest first.
@@ -90,6 +93,19 @@ pub struct Target {
     /// What exact mode did; only there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exact: Option<Exact>,
+}
+
+/// The limit of memory that is nearest to being reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    /// Whose it is.
+    pub of: LimitOf,
+    pub bytes: u64,
+    /// Of it in use by all that share it, without what the kernel takes back.
+    pub used_bytes: u64,
+    /// At the rate of the leaks of memory found in this process; null where there
+    /// are none.
+    pub reached_in_s: Option<f64>,
 }
 
 /// When probes that are not there all the time were: of exact mode, and on what

@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use super::{
     finding::finding,
-    model::{BeforeAttach, Finding, HolderStep, Report, Severity, Site, Tenant, Verdict},
+    model::{
+        BeforeAttach, Finding, HolderStep, LimitOf, MemoryLimit, Report, Severity, Site, Tenant,
+        Verdict,
+    },
 };
 
 /// Columns that lines fit in.
@@ -117,6 +120,9 @@ fn head(out: &mut String, r: &Report, style: Style) {
         if let Some(before) = t.before_attach.as_ref().filter(|b| b.bytes >= 1.0) {
             held(out, before);
         }
+        if let Some(text) = t.memory_limit.as_ref().and_then(limit) {
+            line!(out, "    {}", cut(&text, WIDTH - 4));
+        }
         for b in &t.blocked {
             wrapped(out, &format!("blocked: {}: {}", b.what, b.why), "    ", "    ");
         }
@@ -131,6 +137,20 @@ fn head(out: &mut String, r: &Report, style: Style) {
     let received: u64 = r.targets.iter().map(|t| t.events.received).sum();
     line!(out, "  watched {}, {received} events, {}{cost}", seconds(r.duration_s), lost(r));
     line!(out);
+}
+
+/// When leaks reach the limit of memory.
+fn limit(l: &MemoryLimit) -> Option<String> {
+    let of = match l.of {
+        LimitOf::Cgroup => "its cgroup may use",
+        LimitOf::Machine => "the machine has",
+    };
+    Some(format!(
+        "of {} that {of} {} are in use; at the rate of its leaks all is in {}",
+        bytes(l.bytes as f64),
+        bytes(l.used_bytes as f64),
+        seconds(l.reached_in_s?)
+    ))
 }
 
 /// The steps from a root to what it holds.

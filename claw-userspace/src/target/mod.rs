@@ -10,6 +10,7 @@ pub mod cpython;
 pub mod discover;
 pub mod elf;
 pub mod go;
+pub mod limit;
 pub mod memory;
 pub mod pause;
 pub mod process;

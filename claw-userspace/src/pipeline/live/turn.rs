@@ -140,11 +140,11 @@ impl Live<'_> {
         self.drain();
         self.counters();
         for target in self.targets.values() {
-            if let Some(item) = target.memory_item() {
+            for item in target.memory() {
                 self.sink.put(item);
             }
         }
-        for item in self.residents.values().filter_map(WatchedMemory::look) {
+        for item in self.residents.values().flat_map(WatchedMemory::look) {
             self.sink.put(item);
         }
         let watched = self.pythons.len();
