@@ -6,7 +6,7 @@ use claw_ebpf::{
     decode::{Event, Label, What},
     engine::Engine,
     ledger::Bounds,
-    record::{ReadError, Reader},
+    record::{ReadError, Reader, VERSION},
     stream::{Item, Part},
 };
 use proptest::prelude::*;
@@ -81,11 +81,13 @@ fn what_is_no_recording_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = record(dir.path(), "a.claw", healthy());
     let bytes = fs::read(&path).unwrap();
-    let newer = [&bytes[..8], &[4, 0], &bytes[10..]].concat();
+    let [newest, next] = [VERSION, VERSION + 1];
+    let newer = [&bytes[..8], &next.to_le_bytes(), &bytes[10..]].concat();
+    let refused = format!("format version {next}; this claw-ebpf reads versions 1 to {newest}");
     let cases: [(&[u8], &str); 5] = [
         (b"", "is not a recording of claw-ebpf"),
         (b"CLAWREX\0aaaaaaaaaaaaaaaa", "is not a recording of claw-ebpf"),
-        (&newer, "format version 4; this claw-ebpf reads versions 1 to 3"),
+        (&newer, &refused),
         (&bytes[..12], "cut before its first item"),
         (&bytes[..20], "cut before its first item"),
     ];
@@ -98,10 +100,10 @@ fn what_is_no_recording_is_refused_in_one_line() {
         assert!(stderr.contains(message) && stderr.trim().lines().count() == 1, "{stderr}");
         assert!(out.stdout.is_empty());
     }
-    // Versions 2 and 3 only added items.
+    // Later versions only added items.
     let older = dir.path().join("older.claw");
-    for version in [1, 2] {
-        let file = [&bytes[..8], &[version, 0], &bytes[10..]].concat();
+    for version in 1..newest {
+        let file = [&bytes[..8], &version.to_le_bytes(), &bytes[10..]].concat();
         fs::write(&older, file).unwrap();
         assert_eq!(replay(&older, &[]).status.code(), Some(0));
     }
