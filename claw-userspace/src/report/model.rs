@@ -103,8 +103,8 @@ pub struct MemoryLimit {
     pub bytes: u64,
     /// Of it in use by all that share it, without what the kernel takes back.
     pub used_bytes: u64,
-    /// At the rate of the leaks of memory found in this process; null where there
-    /// are none.
+    /// At the latest, at the rate of the leaks of memory found in this process (of
+    /// CPython's types the named ones alone); null where there are none.
     pub reached_in_s: Option<f64>,
 }
 

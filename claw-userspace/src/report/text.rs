@@ -141,14 +141,14 @@ fn head(out: &mut String, r: &Report, style: Style) {
 
 /// When leaks reach the limit of memory.
 fn limit(l: &MemoryLimit) -> Option<String> {
-    let of = match l.of {
-        LimitOf::Cgroup => "its cgroup may use",
-        LimitOf::Machine => "the machine has",
+    let whose = match l.of {
+        LimitOf::Cgroup => "its cgroup's limit",
+        LimitOf::Machine => "the machine's",
     };
     Some(format!(
-        "of {} that {of} {} are in use; at the rate of its leaks all is in {}",
-        bytes(l.bytes as f64),
+        "memory: {} of {} in use ({whose}), full in at most {} by its leaks",
         bytes(l.used_bytes as f64),
+        bytes(l.bytes as f64),
         seconds(l.reached_in_s?)
     ))
 }
