@@ -209,10 +209,13 @@ fn lists<M: Memory>(
         let gc = if minor == 8 { runtime } else { interpreter }.wrapping_add(o.gc);
         found.collecting |= byte(gc, o.gc_collecting) != 0;
         found.gc_enabled &= byte(gc, o.gc_enabled) != 0;
-        for (offset, sum) in (0..).zip(found.collections.iter_mut().flatten()) {
-            let stats = o.gc_stats.unwrap_or(0) + offset * GC_STATS_SIZE;
-            *sum = sum.saturating_add(at(gc, stats).unwrap_or(0));
-        }
+        // One that cannot be read is not none: a later count would look like news.
+        found.collections = found.collections.zip(o.gc_stats).and_then(|(mut sums, stats)| {
+            for (generation, sum) in (0..).zip(&mut sums) {
+                *sum = sum.saturating_add(at(gc, stats + generation * GC_STATS_SIZE)?);
+            }
+            Some(sums)
+        });
         let mut state = pointer(interpreter, o.threads);
         while let Some(address) = state.filter(|_| found.threads < MOST_THREADS) {
             found.threads += 1;
@@ -252,7 +255,8 @@ pub fn collections<M: Memory>(
     o: &Offsets,
 ) -> Option<([u64; GENERATIONS], bool)> {
     let found = lists(memory, runtime, minor, o, |_| {});
-    Some((found.collections?, found.gc_enabled))
+    let collections = found.collections.filter(|_| found.count > 0)?;
+    Some((collections, found.gc_enabled))
 }
 
 /// All threads of all interpreters.
@@ -320,4 +324,46 @@ pub fn local_names<M: Memory>(objects: &Objects<'_, M>, code: u64) -> Vec<Option
         }
     }
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::memory::BytesMemory;
+
+    const BASE: u64 = 0x1000;
+    const LAYOUT: Offsets = Offsets {
+        interpreters: 0,
+        next_interpreter: 0,
+        threads: 8,
+        gc: 0,
+        gc_enabled: 16,
+        gc_collecting: 24,
+        gc_stats: Some(32),
+        ..offsets(12)
+    };
+
+    /// A runtime that names one interpreter, of which `len` bytes can be read.
+    fn counted(len: usize, interpreter: u64) -> Option<([u64; GENERATIONS], bool)> {
+        let mut bytes = vec![0; 0x100 + len];
+        let mut put = |at: usize, value: u64| {
+            if let Some(word) = bytes.get_mut(at..at + 8) {
+                word.copy_from_slice(&value.to_le_bytes());
+            }
+        };
+        put(0, interpreter);
+        put(0x110, 1);
+        for (i, n) in [(0, 70), (1, 6), (2, 5)] {
+            put(0x120 + i * GC_STATS_SIZE as usize, n);
+        }
+        let memory = BytesMemory { base: BASE, bytes };
+        collections(&memory, BASE, 12, &LAYOUT)
+    }
+
+    #[test]
+    fn counts_that_cannot_be_read_are_not_known() {
+        assert_eq!(counted(0x80, BASE + 0x100), Some(([70, 6, 5], true)));
+        assert_eq!(counted(0x48, BASE + 0x100), None, "the last is out of reach");
+        assert_eq!(counted(0x80, 0), None, "no interpreter");
+    }
 }
