@@ -9,6 +9,8 @@ use claw_ebpf::detect::{
     trend::{State, Trend},
 };
 
+use crate::files_in;
+
 /// Percent per minute of the level at the onset.
 const RATES: [f64; 4] = [0.03, 0.1, 0.5, 2.0];
 /// The leak begins after this share of the series.
@@ -41,12 +43,8 @@ fn alarms(points: &[Point]) -> Vec<f64> {
 
 /// A row of the table for each rate, and one for the series as they are.
 pub fn run(dir: &Path) -> Result<String> {
-    let mut files: Vec<_> = fs::read_dir(dir)
-        .with_context(|| format!("--machine-memory {}", dir.display()))?
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "gz"))
-        .collect();
-    files.sort();
+    let files =
+        files_in(dir, "gz").with_context(|| format!("--machine-memory {}", dir.display()))?;
     let (mut days, mut wrong) = (0.0, 0);
     let mut found: [(u32, Vec<f64>); RATES.len()] = Default::default();
     for file in &files {

@@ -10,7 +10,10 @@ mod references;
 mod score;
 mod table;
 
-use std::path::PathBuf;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 use claw_ebpf::detect::trend::Layers;
@@ -42,6 +45,16 @@ struct Args {
     /// Only the detector itself, no comparison
     #[arg(long)]
     quick: bool,
+}
+
+/// Files of a folder with this extension, by name.
+fn files_in(dir: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == extension))
+        .collect();
+    files.sort();
+    Ok(files)
 }
 
 /// Percent per minute.
@@ -153,7 +166,7 @@ fn main() -> anyhow::Result<()> {
     };
     print!("{out}");
     if let Some(path) = &args.out {
-        std::fs::write(path, format!("{}{out}", table::HEAD))?;
+        fs::write(path, format!("{}{out}", table::HEAD))?;
     }
     Ok(())
 }

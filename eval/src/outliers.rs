@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use claw_ebpf::detect::forest::{Extended, Row, Seeded};
 
-use crate::forests::area;
+use crate::{files_in, forests::area};
 
 /// Fits of each forest: their mean counts.
 const FITS: u64 = 10;
@@ -75,12 +75,8 @@ macro_rules! areas_of {
 }
 
 pub fn compare(dir: &Path) -> Result<String> {
-    let mut files: Vec<_> = fs::read_dir(dir)
-        .with_context(|| format!("--outlier-sets {}", dir.display()))?
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "dat"))
-        .collect();
-    files.sort();
+    let files =
+        files_in(dir, "dat").with_context(|| format!("--outlier-sets {}", dir.display()))?;
     let mut all = Vec::new();
     for file in &files {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
