@@ -55,6 +55,24 @@ fn what_is_lost_with_the_probes_is_said() {
     assert!(heap.targets[0].before_attach.is_none());
 }
 
+/// Where the heap is not seen, collections are not what silence waits for.
+#[test]
+fn what_silence_waits_for_is_said() {
+    let why = |heap_rate, young, seconds: u64| {
+        let Item::Target(mut info) = target() else { unreachable!() };
+        info.sample_rate = heap_rate;
+        info.uptime_ns = if young { SECOND } else { info.uptime_ns };
+        let what = What::GoroutineNew { id: 1, gopc: 30, startpc: 0, label: None, stack: vec![] };
+        let items = [Item::Target(info), event(1.0, what), Item::Tick { t_ns: seconds * SECOND }];
+        run(items.into()).engine.report().summary.why_not_enough
+    };
+    let unseen = why(None, true, 40).unwrap();
+    assert!(unseen.contains("goroutines") && unseen.contains("after 50 s"), "{unseen}");
+    assert_eq!(why(None, false, 40), None);
+    let seen = why(Some(RATE), true, 40).unwrap();
+    assert!(seen.contains("GC cycles"), "{seen}");
+}
+
 /// Found in 19 of 20 runs within the time, with the right name on it.
 fn leaking(workload: Workload, share: f64, gc: f64, seconds: f64, within: f64) {
     leaking_beside(&[garbage()], workload, share, gc, seconds, within);

@@ -75,55 +75,56 @@ fn why_not_enough(e: &Engine) -> Option<String> {
             lost * 100.0
         ));
     }
-    let mut reasons: Vec<String> = Vec::new();
+    let mut reasons = Vec::new();
     for p in e.all_processes() {
-        let pid = p.info.pid;
         let watched_s = e.now_ns.saturating_sub(p.info.t_ns) as f64 / 1e9;
-        let reason = if p.info.mode == MEMORY_MODE {
-            if watched_s >= RESIDENT_S {
-                return None;
-            }
-            format!(
-                "process {pid}: only its resident memory is known, and growth of that is told \
-                 from a cache that fills after two hours"
-            )
-        } else if p.info.mode == GOROUTINES_MODE {
-            let needed_s = assess::watched_s(p, model::Kind::Goroutine);
-            if watched_s >= needed_s {
-                return None;
-            }
-            format!(
-                "process {pid}: goroutines were looked at for {watched_s:.0} s, and leaks are told \
-                 from work at hand after {needed_s:.0} s"
-            )
-        } else if p.info.runtime == "cpython" {
-            match p.censuses.taken {
-                n if n >= FEWEST_CENSUSES && watched_s >= 20.0 => return None,
-                n => format!(
-                    "process {pid}: {n} censuses in {watched_s:.0} s, too few to tell growth from \
-                     work at hand"
-                ),
-            }
-        } else if p.events == 0 {
-            format!("process {pid}: no event was seen")
-        } else if watched_s < 20.0 {
-            format!("process {pid}: watched for {watched_s:.0} s, too short to tell")
-        } else if p.gc_cycles < 2 {
-            format!(
-                "process {pid}: {} GC cycles were seen, two are needed to tell garbage from what \
-                 stays",
-                p.gc_cycles
-            )
-        } else {
-            return None;
-        };
-        reasons.push(reason);
+        let why = why_not_enough_of(p, watched_s)?;
+        reasons.push(format!("process {}: {why}", p.info.pid));
     }
     if reasons.is_empty() {
         return Some("nothing was watched".to_owned());
     }
     reasons.truncate(3);
     Some(reasons.join("; "))
+}
+
+/// What is missing to tell a leak of one process; `None` when nothing is.
+fn why_not_enough_of(p: &Process, watched_s: f64) -> Option<String> {
+    let mode = p.info.mode.as_str();
+    if mode == MEMORY_MODE {
+        return (watched_s < RESIDENT_S).then(|| {
+            "only its resident memory is known, and growth of that is told from a cache that \
+             fills after two hours"
+                .to_owned()
+        });
+    }
+    if p.info.runtime == "cpython" {
+        let n = p.censuses.taken;
+        return (n < FEWEST_CENSUSES || watched_s < 20.0).then(|| {
+            format!("{n} censuses in {watched_s:.0} s, too few to tell growth from work at hand")
+        });
+    }
+    if mode != GOROUTINES_MODE && p.events == 0 {
+        return Some("no event was seen".to_owned());
+    }
+    if mode == GOROUTINES_MODE || !p.heap_known() {
+        let needed_s = assess::watched_s(p, model::Kind::Goroutine);
+        return (watched_s < needed_s).then(|| {
+            format!(
+                "its goroutines alone can be judged, and were looked at for {watched_s:.0} s; \
+                 leaks are told from work at hand after {needed_s:.0} s"
+            )
+        });
+    }
+    if watched_s < 20.0 {
+        return Some(format!("watched for {watched_s:.0} s, too short to tell"));
+    }
+    (p.gc_cycles < 2).then(|| {
+        format!(
+            "{} GC cycles were seen, two are needed to tell garbage from what stays",
+            p.gc_cycles
+        )
+    })
 }
 
 fn events(e: &Engine) -> model::Events {
@@ -144,11 +145,6 @@ fn events(e: &Engine) -> model::Events {
     model::Events { received: e.events, lost }
 }
 
-/// Whether in-use bytes mean anything: the runtime samples and it was seen.
-fn heap_known(p: &Process) -> bool {
-    p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
-}
-
 /// The part of the probes on all Go processes together that is this one's: the
 /// kernel's counters are for all, so it is what their events say.
 fn share_of_probes(e: &Engine, p: &Process) -> f64 {
@@ -167,7 +163,7 @@ fn target(e: &Engine, p: &Process, gone: Option<String>) -> model::Target {
         sum.variance += g.live.variance;
         sum
     });
-    let known = heap_known(p);
+    let known = p.heap_known();
     let shared = share_of_probes(e, p);
     let seconds = e.counters.t_ns.saturating_sub(e.session.t_ns) as f64 / 1e9;
     let collections = p.collections.map(|(first, now)| {
@@ -240,7 +236,7 @@ fn window(session: &Session, w: &Opened) -> model::Window {
 const MOST_HELD: usize = 10;
 
 fn before_attach(p: &Process) -> Option<model::BeforeAttach> {
-    let total = p.before.total().filter(|_| heap_known(p))?;
+    let total = p.before.total().filter(|_| p.heap_known())?;
     let held = |(id, amount): (SiteId, Amount)| {
         let site = describe(p.sites.get(id)?);
         Some(model::HeldSite {
@@ -279,7 +275,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
     for g in p.goroutines.groups() {
         sums.entry(g.tenant).or_default().goroutines += g.live_samples;
     }
-    let known = heap_known(p);
+    let known = p.heap_known();
     if let Some(before) = p.before.total().filter(|b| known && b.bytes > 0.0) {
         sums.entry(p.before.tenant).or_default().before = Some(before.bytes);
     }

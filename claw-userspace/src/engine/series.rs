@@ -14,7 +14,6 @@ use crate::{
     },
     ledger::{Ledger, Process},
     report::model::{Evidence, EvidenceKind, Tenant},
-    stream::Part,
     tenant::TenantId,
 };
 
@@ -96,7 +95,7 @@ impl LongView {
         }
         self.courses.retain(|(pid, _), _| ledger.process(*pid).is_some());
         let mut rows: Vec<((u32, TenantId), Row)> = Vec::new();
-        for p in ledger.processes().filter(|p| seen(p)) {
+        for p in ledger.processes().filter(|p| p.heap_known()) {
             for (tenant, sums) in by_tenant(p) {
                 let key = (p.info.pid, tenant);
                 let course = self.courses.entry(key).or_default();
@@ -222,11 +221,6 @@ fn by_tenant(p: &Process) -> BTreeMap<TenantId, Sums> {
     sums
 }
 
-/// In-use bytes mean something.
-fn seen(p: &Process) -> bool {
-    p.info.sample_rate.is_some_and(|r| r > 0) && !p.blind.contains(&Part::Heap)
-}
-
 /// Site of the series of what is resident of a process.
 pub const RESIDENT: &str = "(resident memory)";
 
@@ -257,7 +251,7 @@ pub fn subject(ledger: &Ledger, p: &Process, tenant: TenantId, site: &str) -> Su
 /// growth is a share of the heap, and what died of the time before counts.
 pub fn series(ledger: &Ledger, now_ns: u64) -> Vec<(Subject, Point)> {
     let mut all = Vec::new();
-    for p in ledger.processes().filter(|p| seen(p)) {
+    for p in ledger.processes().filter(|p| p.heap_known()) {
         let heap = p.info.heap_bytes.map_or(0.0, |b| b as f64);
         for (g, change) in p.heap.groups().iter().zip(p.heap.changes()) {
             let Some(site) = p.sites.get(g.site) else { continue };

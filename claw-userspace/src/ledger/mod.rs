@@ -106,6 +106,13 @@ pub struct Process {
     pub exact: Option<Exact>,
 }
 
+impl Process {
+    /// Whether in-use bytes mean anything: the runtime samples and it is seen.
+    pub fn heap_known(&self) -> bool {
+        self.info.sample_rate.is_some_and(|r| r > 0) && !self.blind.contains(&Part::Heap)
+    }
+}
+
 #[derive(Debug)]
 pub struct Ledger {
     bounds: Bounds,
