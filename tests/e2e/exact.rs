@@ -5,8 +5,18 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
+use claw_ebpf::{
+    probe::EveryPlan,
+    target::{
+        elf::Elf,
+        go::binary::GoBinary,
+        memory::{Memory, ProcessMemory},
+    },
+};
 use serde_json::Value;
 
 use crate::common::*;
@@ -234,4 +244,55 @@ fn a_hot_sampler_does_not_freeze_its_program() {
     let held = time("their probes were detached") - time("probes in loop");
     assert!(held < 4000, "for {held} ms: {log:#?}");
     assert_eq!(target["blocked"][0]["what"], "in-use heap", "{target:#}");
+}
+
+/// An agent that was suspended would leave its window open for good.
+#[test]
+#[ignore = "needs root and BPF"]
+fn ctrl_z_closes_the_window() {
+    let program = build_default("loop", &["-ldflags=-s -w"]);
+    let malloc = EveryPlan::of(&GoBinary::open(&program).unwrap()).unwrap().points[0].file_offset;
+    let elf = Elf::open(&program).unwrap();
+    let code = elf.segments.iter().find(|s| s.executable).unwrap();
+    let p = Running::start(Command::new(program).args(["-workers", "1"]));
+    let memory = ProcessMemory::open(p.pid()).unwrap();
+    let is_open = || {
+        let mut byte = [0];
+        memory.read(code.vaddr + (malloc - code.offset), &mut byte).unwrap();
+        byte == [0xcc]
+    };
+    let pid = p.pid().to_string();
+    let mut watch = claw(&["watch", "--pid", &pid, "--mode", "exact", "--max-overhead", "50%"]);
+    watch.args(["--format", "json", "-q"]).stdout(Stdio::piped());
+    let mut watch = Running::from(watch.spawn().unwrap());
+    let agent = watch.pid();
+    let signal = |signal| {
+        // SAFETY: the child is ours and not reaped yet.
+        unsafe { libc::kill(agent.cast_signed(), signal) };
+    };
+    let until = |what: &str, is: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{agent}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+    };
+    for _ in 0..5 {
+        until("no window opened", &is_open);
+        signal(libc::SIGTSTP);
+        until("the agent goes on", &stopped);
+        assert!(!is_open(), "a window stays open");
+        signal(libc::SIGCONT);
+    }
+    until("no window opened after all", &is_open);
+    signal(libc::SIGINT);
+    let report: Value = serde_json::from_reader(watch.child.stdout.take().unwrap()).unwrap();
+    let log = report["execution_log"].as_array().unwrap();
+    let times = log.iter().filter(|l| l["action"] == "Suspended").count();
+    assert_eq!(times, 5, "{log:#?}");
+    assert!(!is_open());
 }

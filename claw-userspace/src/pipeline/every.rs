@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     Options,
-    windows::{Said, Seen, Watch, Windows},
+    windows::{Paused, Said, Seen, Watch, Windows},
 };
 use crate::{
     decode::{Event, Label, What, label},
@@ -103,6 +103,11 @@ impl Every {
     /// [`Self::take`].
     pub fn stop(&mut self) {
         self.windows.stop();
+    }
+
+    /// Keep windows closed as long as what this gives lives.
+    pub fn pause(&self) -> Option<Paused<'_>> {
+        self.windows.pause()
     }
 
     /// Send what was seen since the last call; gives lines for the log, errors

@@ -2,6 +2,7 @@
 
 mod children;
 mod python;
+mod suspend;
 mod turn;
 
 use std::{
@@ -28,7 +29,7 @@ use super::{
     session,
     sink::Sink,
     steps::{failed, make_step, step},
-    stop::Stop,
+    stop::{Stop, Suspend},
     watched::{StartError, Watched},
 };
 use crate::{
@@ -151,13 +152,14 @@ struct Live<'a> {
     sink: Sink,
     started: Instant,
     stop: Stop,
+    suspend: Suspend,
     stream: Option<LineWriter>,
     flow: Flow,
 }
 
 impl<'a> Live<'a> {
     fn new(options: &'a Options, view: View, select: Select) -> Result<Self, WatchError> {
-        let stop = Stop::listen()?;
+        let (stop, suspend) = (Stop::listen()?, Suspend::listen()?);
         let recorder = options.record.as_deref().map(Writer::create).transpose()?;
         let stream = options.exact.as_ref().and_then(|e| e.stream.as_deref());
         let stream = stream.map(LineWriter::create).transpose()?;
@@ -195,6 +197,7 @@ impl<'a> Live<'a> {
             sink,
             started,
             stop,
+            suspend,
             stream,
             flow: Flow::default(),
         })
@@ -327,6 +330,7 @@ impl<'a> Live<'a> {
         loop {
             tokio::select! {
                 () = self.stop.received() => break,
+                () = self.suspend.received() => self.stand_still(),
                 () = sleep_until(end.unwrap_or(far)) => break,
                 _ = poll.tick() => {
                     self.drain();

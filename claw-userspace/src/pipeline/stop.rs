@@ -1,5 +1,5 @@
-//! The signals that end a watch. Listened to before anything is attached or
-//! changed, so that none finds the agent unprepared.
+//! The signals that end a watch, and the one that suspends it. Listened to before
+//! anything is attached or changed, so that none finds the agent unprepared.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,5 +26,26 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv() => {}
         }
+    }
+}
+
+/// Ctrl-Z.
+pub struct Suspend(Signal);
+
+impl Suspend {
+    /// # Errors
+    /// When the kernel refuses a handler.
+    pub fn listen() -> std::io::Result<Self> {
+        signal(SignalKind::from_raw(libc::SIGTSTP)).map(Self)
+    }
+
+    pub async fn received(&mut self) {
+        self.0.recv().await;
+    }
+
+    /// Do what the signal would have done: stop until another says to go on.
+    pub fn obey(&self) {
+        // SAFETY: it has no other effect than to stop this process.
+        unsafe { libc::raise(libc::SIGSTOP) };
     }
 }

@@ -19,6 +19,7 @@ use super::{
     owner::Owner,
     resident::memory,
     still::StillLooks,
+    windows::Paused,
 };
 use crate::{
     decode::{Event, Label, What},
@@ -285,6 +286,11 @@ impl Watched {
             Some(every) => every.take(&mut self.naming.symbolizer, put),
             None => Vec::new(),
         }
+    }
+
+    /// Exact mode: keep windows closed as long as what this gives lives.
+    pub fn pause_windows(&self) -> Option<Paused<'_>> {
+        self.every.as_ref()?.pause()
     }
 
     /// Exact mode: close the window for good.

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -61,8 +61,30 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Windows {
     stop: Arc<AtomicBool>,
+    pause: Arc<Pause>,
     thread: Option<JoinHandle<()>>,
     said: Receiver<Said>,
+}
+
+/// Keeps windows closed for a while.
+#[derive(Debug, Default)]
+struct Pause {
+    wanted: AtomicBool,
+    /// Locked while a window is open, and during a pause.
+    open: Mutex<()>,
+}
+
+/// No window is open as long as this lives.
+#[derive(Debug)]
+pub struct Paused<'a> {
+    pause: &'a Pause,
+    _open: MutexGuard<'a, ()>,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.pause.wanted.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What the thread needs to know.
@@ -84,9 +106,20 @@ impl Windows {
     pub fn start(watch: Watch) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (say, said) = channel();
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || Keeper::new(watch, say, stopped).run());
-        Self { stop, thread: Some(thread), said }
+        let pause = Arc::new(Pause::default());
+        let (stopped, paused) = (Arc::clone(&stop), Arc::clone(&pause));
+        let thread = thread::spawn(move || Keeper::new(watch, say, stopped, paused).run());
+        Self { stop, pause, thread: Some(thread), said }
+    }
+
+    /// Close the window that is open. `None` when no window opens any more.
+    pub fn pause(&self) -> Option<Paused<'_>> {
+        let thread = self.thread.as_ref()?;
+        self.pause.wanted.store(true, Ordering::Relaxed);
+        thread.thread().unpark();
+        // Poisoned by a thread that panicked, and has closed its window by that.
+        let open = self.pause.open.lock().ok()?;
+        Some(Paused { pause: &self.pause, _open: open })
     }
 
     /// What was seen since the last call.
@@ -115,6 +148,7 @@ struct Keeper {
     watch: Watch,
     say: Sender<Said>,
     stopped: Arc<AtomicBool>,
+    pause: Arc<Pause>,
     duty: Duty,
     cpus: Usage,
     known: FxHashMap<ExactKey, ExactValue>,
@@ -127,7 +161,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(watch: Watch, say: Sender<Said>, stopped: Arc<AtomicBool>) -> Self {
+    fn new(watch: Watch, say: Sender<Said>, stopped: Arc<AtomicBool>, pause: Arc<Pause>) -> Self {
         let now = monotonic_ns();
         Self {
             duty: Duty::new(watch.budget, now, u64::from(watch.pid) ^ now),
@@ -140,6 +174,7 @@ impl Keeper {
             watch,
             say,
             stopped,
+            pause,
         }
     }
 
@@ -147,7 +182,11 @@ impl Keeper {
         while !self.stopped.load(Ordering::Relaxed) {
             let now = self.advance();
             self.cpus.look(now);
-            match self.duty.wait_ns() {
+            let wait = match self.duty.wait_ns() {
+                _ if self.pause.wanted.load(Ordering::Relaxed) => u64::MAX,
+                wait => wait,
+            };
+            match wait {
                 0 => {
                     if let Err(why) = self.window() {
                         let _ = self.say.send(Said::Failed(why));
@@ -168,6 +207,8 @@ impl Keeper {
         let exact = Arc::clone(&self.watch.exact);
         let text = |e: crate::probe::ProbeError| e.to_string();
         (self.told, self.paid) = (WindowStat::default(), WindowCost::default());
+        let pause = Arc::clone(&self.pause);
+        let open = pause.open.lock();
         let links = exact.open(pid, off, &self.watch.plan.points).map_err(text)?;
         exact.set(pid, on).map_err(text)?;
         let mut seen = Seen { from_ns: monotonic_ns(), opened: true, ..Seen::default() };
@@ -179,7 +220,8 @@ impl Keeper {
             cost += self.pay();
             let full = self.known.len() > MAX_KEYS as usize * 3 / 4;
             let stopped = self.stopped.load(Ordering::Relaxed);
-            if self.duty.must_close() || full || stopped {
+            let paused = pause.wanted.load(Ordering::Relaxed);
+            if self.duty.must_close() || full || stopped || paused {
                 break stopped;
             }
             if now.saturating_sub(seen.from_ns) >= REPORT_NS {
@@ -193,7 +235,7 @@ impl Keeper {
         exact.set(pid, off).map_err(text)?;
         seen.to_ns = monotonic_ns();
         // Blocks, but the probes are out of the code soon after it begins.
-        drop(links);
+        drop((links, open));
         self.advance();
         let tail = self.pay();
         self.duty.closed(cost + tail, tail, looks == 1);
