@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{FULL_LOAD, Meter, Service},
-    pairs::{figure, median},
+    meter::{Around, FULL_LOAD, Meter, Service},
+    pairs::{centre, median},
     row, seconds,
 };
 
@@ -23,6 +23,8 @@ use super::{
 const BUDGETS: [(&str, u64); 2] = [("5%", 4), ("1%", 16)];
 /// Before a watched slice, attaching included, s.
 const MARGIN: u64 = 2;
+
+const AROUND: Around = Around { before: 0.04, after: 0.06, beside: [0.04, 0.1] };
 
 /// A program to measure: its work, and its own account of allocations.
 struct Subject<'a> {
@@ -36,6 +38,8 @@ struct Measured {
     /// Work with over work without, per second and per CPU second.
     wall: Vec<f64>,
     cpu: Vec<f64>,
+    /// Work outside windows over work with nothing there at all, per second.
+    outside: Vec<f64>,
     /// See [`Meter::kept_around`].
     around: Vec<f64>,
     /// Estimate over truth, less one.
@@ -69,6 +73,15 @@ fn cpu_s(pid: u32) -> Result<f64> {
 struct Rate {
     wall: f64,
     cpu: f64,
+    /// In the program's own time, s.
+    began: f64,
+    ended: f64,
+}
+
+/// What a watched slice did, and without its windows.
+struct Watched {
+    rate: Rate,
+    outside: Option<f64>,
 }
 
 fn rate(s: &Subject, slice: u64) -> Result<Rate> {
@@ -77,7 +90,7 @@ fn rate(s: &Subject, slice: u64) -> Result<Rate> {
     thread::sleep(seconds(slice));
     let (ended, after) = s.work.latest()?;
     let done = after - before;
-    Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu) })
+    Ok(Rate { wall: done / (ended - began), cpu: done / (cpu_s(s.pid)? - cpu), began, ended })
 }
 
 fn watched(
@@ -85,7 +98,7 @@ fn watched(
     s: &Subject,
     (budget, slice): (&str, u64),
     m: &mut Measured,
-) -> Result<Rate> {
+) -> Result<Watched> {
     let mut c = Command::new(&programs.claw);
     c.args(["watch", "-q", "--format", "json", "--mode", "exact", "--max-overhead", budget]);
     let duration = format!("{}s", slice + MARGIN);
@@ -116,7 +129,9 @@ fn watched(
     let window = |w: &Value| w["from_unix_s"].as_f64().zip(w["to_unix_s"].as_f64());
     let windows: Vec<_> =
         target["latest_windows"].as_array().into_iter().flatten().filter_map(window).collect();
-    let kept = s.work.kept_around(&windows);
+    let slice = s.work.unix_s(rate.began).zip(s.work.unix_s(rate.ended));
+    let outside = slice.and_then(|slice| s.work.rate_outside(&windows, slice, AROUND));
+    let kept = s.work.kept_around(&windows, AROUND);
     m.around.extend(kept);
     let cost = number(&target["overhead"]["estimated_ratio"])?;
     m.estimated.push(cost);
@@ -133,7 +148,7 @@ fn watched(
         cost * 100.0,
         m.agent.last().copied().unwrap_or(0.0),
     );
-    Ok(rate)
+    Ok(Watched { rate, outside })
 }
 
 fn measure(programs: &Programs, s: &Subject, pairs: usize) -> Result<Vec<Measured>> {
@@ -141,16 +156,23 @@ fn measure(programs: &Programs, s: &Subject, pairs: usize) -> Result<Vec<Measure
     thread::sleep(seconds(3));
     for ((budget, slice), m) in BUDGETS.iter().zip(&mut all) {
         // As much time for each.
-        let pairs = pairs * BUDGETS[0].1 as usize / *slice as usize;
+        let pairs = (pairs * BUDGETS[0].1 as usize / *slice as usize).max(1);
         let mut before = rate(s, *slice)?;
-        for round in 0..pairs.max(1) {
-            let rate = watched(programs, s, (budget, *slice), m)?;
+        for round in 0..pairs {
+            let Watched { rate, outside } = watched(programs, s, (budget, *slice), m)?;
             let after = self::rate(s, *slice)?;
-            m.wall.push(rate.wall / f64::midpoint(before.wall, after.wall));
+            let unwatched = f64::midpoint(before.wall, after.wall);
+            m.wall.push(rate.wall / unwatched);
+            m.outside.extend(outside.map(|rate| rate / unwatched));
             m.cpu.push(rate.cpu / f64::midpoint(before.cpu, after.cpu));
             m.unwatched.push(before.wall);
             before = after;
-            println!("round {} of {pairs}: {:.4?} {:.4?}", round + 1, m.wall.last(), m.cpu.last());
+            println!(
+                "round {} of {pairs}: {} outside windows {}",
+                round + 1,
+                centre(&m.wall),
+                centre(&m.outside)
+            );
         }
     }
     Ok(all)
@@ -166,15 +188,20 @@ fn rows(what: &str, all: &mut [Measured]) -> Rows {
             median(&mut m.unwatched)
         );
         let of = format!("slices of {slice} s");
-        rows.push(row(format!("{name}, throughput, {of}"), figure(&m.wall), &aim));
+        rows.push(row(format!("{name}, throughput, {of}"), centre(&m.wall), &aim));
         rows.push(row(
             format!("{name}, work per second of its own CPU time, {of}"),
-            figure(&m.cpu),
+            centre(&m.cpu),
             &aim,
         ));
         rows.push(row(
+            format!("{name}, throughput outside windows, {of}"),
+            centre(&m.outside),
+            "–",
+        ));
+        rows.push(row(
             format!("{name}, work in and around windows against that beside them, {of}"),
-            figure(&m.around),
+            centre(&m.around),
             &aim,
         ));
         rows.push(row(

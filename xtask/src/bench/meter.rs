@@ -13,13 +13,16 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command::Running;
 
-/// What belongs to a window beside its own time, s: putting probes in and taking
-/// them out, and the 20 ms between two lines.
-const BEFORE: f64 = 0.04;
-const AFTER: f64 = 0.06;
-/// Time beside a window whose rate is believed, and that is still near, s.
-const LEAST_BESIDE: f64 = 0.04;
-const MOST_BESIDE: f64 = 0.1;
+/// How a window and what is beside it are told apart, s.
+#[derive(Clone, Copy)]
+pub struct Around {
+    /// What belongs to it beside its own time: putting probes in and taking them
+    /// out, and the 20 ms between two lines.
+    pub before: f64,
+    pub after: f64,
+    /// Time beside it whose rate is believed, and that is still near.
+    pub beside: [f64; 2],
+}
 
 /// A program that prints lines "nanoseconds count" while it works.
 pub struct Meter {
@@ -100,31 +103,59 @@ impl Meter {
         Ok(from.1 + (to.1 - from.1) * (t - from.0) / (to.0 - from.0).max(1e-9))
     }
 
-    /// Share of the work that what happened in `windows` left, each from and to a
-    /// moment in seconds since the Unix epoch, oldest first: the work of each, with
-    /// [`BEFORE`] and [`AFTER`] it, is held against the rates just before that and
-    /// just after. How fast the machine is meanwhile does not matter, nor does what
-    /// slows the program all the time. `None` where fewer than three are apart
-    /// enough.
-    pub fn kept_around(&self, windows: &[(f64, f64)]) -> Option<f64> {
+    /// Seconds of its work that a window, from and to a moment in seconds since the
+    /// Unix epoch, has cost: the work in it, and what belongs to it, is held against
+    /// the rates just before that and just after. How fast the machine is meanwhile
+    /// does not matter, nor does what slows the program all the time. `None` where
+    /// too little of `free` is left on either side.
+    pub fn lost_s(&self, (from, to): (f64, f64), free: (f64, f64), a: Around) -> Option<f64> {
         let work = |from: f64, to: f64| Some(self.count_at(to).ok()? - self.count_at(from).ok()?);
-        let beside = |from: f64, to: f64| {
-            Some(to - from).filter(|s| *s >= LEAST_BESIDE).map(|s| s.min(MOST_BESIDE))
-        };
-        let mut lost = Vec::new();
-        for w in windows.windows(3) {
-            let (from, to) = (w[1].0 - BEFORE, w[1].1 + AFTER);
-            let before = beside(w[0].1 + AFTER, from);
-            let after = beside(to, w[2].0 - BEFORE);
-            let Some((before, after)) = before.zip(after) else { continue };
-            let rate =
-                f64::midpoint(work(from - before, from)? / before, work(to, to + after)? / after);
-            lost.push(to - from - work(from, to)? / rate);
-        }
+        let [least, most] = a.beside;
+        let beside = |s: f64| Some(s.min(most)).filter(|s| *s >= least);
+        let (from, to) = (from - a.before, to + a.after);
+        let (before, after) = (beside(from - free.0)?, beside(free.1 - to)?);
+        let rate =
+            f64::midpoint(work(from - before, from)? / before, work(to, to + after)? / after);
+        Some(to - from - work(from, to)? / rate)
+    }
+
+    /// Share of the work that what happened in `windows` left, oldest first, see
+    /// [`Self::lost_s`]. `None` where fewer than three are apart enough.
+    pub fn kept_around(&self, windows: &[(f64, f64)], a: Around) -> Option<f64> {
+        let lost: Vec<f64> = windows
+            .windows(3)
+            .filter_map(|w| self.lost_s(w[1], (w[0].1 + a.after, w[2].0 - a.before), a))
+            .collect();
         let (first, last) = windows.first().zip(windows.last())?;
         let apart = (last.0 - first.0) / (windows.len() - 1) as f64;
         let mean = lost.iter().sum::<f64>() / lost.len() as f64;
         (!lost.is_empty()).then_some(1.0 - mean / apart)
+    }
+
+    /// Counts per second between two moments, seconds since the Unix epoch, without
+    /// `windows` and what belongs to them.
+    pub fn rate_outside(
+        &self,
+        windows: &[(f64, f64)],
+        (from, to): (f64, f64),
+        a: Around,
+    ) -> Option<f64> {
+        let (mut time, mut work, mut at) = (0.0, 0.0, from);
+        let ends = windows.iter().map(|w| (w.0 - a.before, w.1 + a.after)).chain([(to, to)]);
+        for (opened, closed) in ends {
+            let until = opened.min(to);
+            if until > at {
+                time += until - at;
+                work += self.count_at(until).ok()? - self.count_at(at).ok()?;
+            }
+            at = at.max(closed);
+        }
+        (time > 0.0).then(|| work / time)
+    }
+
+    /// The same moment in seconds since the Unix epoch, of one in its own time.
+    pub fn unix_s(&self, own_s: f64) -> Option<f64> {
+        Some(own_s + *self.began.lock().ok()?)
     }
 
     /// Seconds and count of the latest line.
@@ -278,4 +309,33 @@ pub fn get(addr: &str, path: &str) -> Result<Vec<u8>> {
         .map(|at| all.split_off(at + 4))
         .context("no answer")?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_window_has_cost() {
+        // 1000 a second, half as much between 4.0 and 4.4 s, as a machine that gets
+        // faster by a tenth there.
+        let program = "BEGIN { for (i = 0; i <= 400; i++) { t = i / 50; \
+            n += t > 4.4 ? 22 : t > 4 ? 10.5 : 20; printf \"%.0f %.0f\\n\", t * 1e9, n } \
+            fflush(); system(\"sleep 60\") }";
+        let (m, _) = Meter::start(Command::new("awk").arg(program)).unwrap();
+        while m.latest().unwrap().0 < 7.99 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let unix = |own| m.unix_s(own).unwrap();
+        let a = Around { before: 0.1, after: 0.1, beside: [0.5, 1.0] };
+        let (window, free) = ((unix(4.0), unix(4.4)), (unix(2.0), unix(6.0)));
+        let lost = m.lost_s(window, free, a).unwrap();
+        assert!((lost - 0.2).abs() < 0.01, "{lost}");
+        assert!(m.lost_s(window, (unix(3.5), unix(6.0)), a).is_none(), "too near");
+        let rate = |from, to| m.rate_outside(&[window], (unix(from), unix(to)), a).unwrap();
+        assert!((rate(3.0, 5.0) - 1036.0).abs() < 15.0, "{}", rate(3.0, 5.0));
+        assert!((rate(2.0, 4.2) - 1000.0).abs() < 5.0, "{}", rate(2.0, 4.2));
+        let kept = m.kept_around(&[(unix(2.0), unix(2.1)), window, (unix(6.0), unix(6.1))], a);
+        assert!((kept.unwrap() - 0.9).abs() < 0.01, "{kept:?}");
+    }
 }

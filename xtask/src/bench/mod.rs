@@ -10,6 +10,7 @@ mod meter;
 mod page;
 mod pairs;
 mod python;
+mod pywindow;
 mod ready;
 mod verdicts;
 
@@ -112,7 +113,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         ("python-flask", &|| python::throughput(root, &programs, python::FLASK, pairs)),
         ("python-aiohttp", &|| python::throughput(root, &programs, python::AIOHTTP, pairs)),
         ("python-worker", &|| python::throughput(root, &programs, python::WORKER, pairs)),
-        ("python-window", &|| python::window(root, &programs)),
+        ("python-window", &|| pywindow::window(root, &programs, pairs)),
         ("python-verdict", &|| python::verdict(root, &programs)),
         ("python-twins", &|| python::twins(root, &programs)),
         ("census", &|| census::census(root, &programs)),

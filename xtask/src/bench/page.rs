@@ -10,8 +10,8 @@ use crate::command::output;
 
 const HEAD: &str = "# Benchmarks\n\n\
     Written by `cargo xtask bench [PART]`. Ratios are throughput with over throughput without, each\n\
-    watched window against the unwatched ones on both sides of it; median, and in brackets the 95 %\n\
-    interval of the median.\n";
+    watched window against the unwatched ones on both sides of it; median, or where it says so the\n\
+    Hodges-Lehmann estimate, and in brackets its 95 % interval.\n";
 
 pub fn render(rows: &Rows) -> String {
     let mut text = "| What | Measured | Aim |\n|---|---|---|\n".to_owned();

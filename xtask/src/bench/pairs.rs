@@ -186,3 +186,45 @@ pub fn figure(ratios: &[f64]) -> String {
         _ => "not measured".to_owned(),
     }
 }
+
+/// The Hodges-Lehmann estimate of the centre, the median of the means of all two,
+/// and its 95 % interval by Wilcoxon's signed ranks (normal approximation): a third
+/// narrower than that of the median where many values scatter evenly.
+pub fn hodges_lehmann(values: &[f64]) -> Option<[f64; 3]> {
+    let n = values.len();
+    let mut means: Vec<f64> = (0..n)
+        .flat_map(|i| values[i..].iter().map(move |b| f64::midpoint(values[i], *b)))
+        .collect();
+    let middle = median(&mut means);
+    let (half, n) = (means.len() as f64 / 2.0, n as f64);
+    let reach = 1.96 * (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
+    let low = (half - reach).floor().max(0.0) as usize;
+    let high = ((half + reach).ceil() as usize).min(means.len().saturating_sub(1));
+    Some([middle, *means.get(low)?, *means.get(high)?])
+}
+
+/// It for ratios of pairs, in words.
+pub fn centre(ratios: &[f64]) -> String {
+    let n = ratios.len();
+    hodges_lehmann(ratios).map_or("not measured".to_owned(), |[middle, low, high]| {
+        format!("{middle:.4} [{low:.4}, {high:.4}], {n} pairs, Hodges-Lehmann")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn centre_of_what_scatters_evenly() {
+        assert_eq!(centre(&[]), "not measured");
+        assert_eq!(centre(&[0.5]), "0.5000 [0.5000, 0.5000], 1 pairs, Hodges-Lehmann");
+        // Of 20 ratios, the 53rd mean from either end: the critical value of
+        // Wilcoxon's T is 52.
+        let ratios: Vec<f64> = (1..=20).map(|i| 1.0 + f64::from(i) / 100.0).collect();
+        assert!(centre(&ratios).starts_with("1.1050 [1.0750, 1.1350]"), "{}", centre(&ratios));
+        let mut outlier = ratios;
+        outlier[19] = 9.0;
+        assert!(centre(&outlier).starts_with("1.10"), "{}", centre(&outlier));
+    }
+}

@@ -30,9 +30,9 @@ const PEERS: &str = "memray==1.15.0 py-spy==0.4.0";
 /// A service under full load: its script, and the interpreter.
 #[derive(Clone, Copy)]
 pub struct Kind {
-    name: &'static str,
+    pub name: &'static str,
     script: &'static str,
-    minor: u32,
+    pub minor: u32,
 }
 
 pub const FLASK: Kind = Kind { name: "Flask under gunicorn", script: "flask_app.py", minor: 11 };
@@ -42,7 +42,7 @@ pub const WORKER: Kind =
 
 /// How the interpreter is started.
 #[derive(Clone, Copy, PartialEq)]
-enum How {
+pub enum How {
     Plain,
     Tracemalloc,
     Memray,
@@ -52,11 +52,11 @@ fn peers(root: &Path, minor: u32) -> PathBuf {
     pyservices::packages(root, minor).join("peers")
 }
 
-struct Service {
+pub struct Service {
     /// `None`: it is the one that the meter runs.
     server: Option<Running>,
-    load: Meter,
-    pid: u32,
+    pub load: Meter,
+    pub pid: u32,
 }
 
 impl Drop for Service {
@@ -71,7 +71,7 @@ impl Drop for Service {
 }
 
 impl Service {
-    fn start(root: &Path, kind: Kind, how: How, env: &[(&str, &str)]) -> Result<Self> {
+    pub fn start(root: &Path, kind: Kind, how: How, env: &[(&str, &str)]) -> Result<Self> {
         let mut c = pyservices::python(root, kind.minor)?;
         c.env("BALLAST", "100000").envs(env.iter().copied());
         let web = !kind.script.starts_with("worker");
@@ -108,7 +108,7 @@ impl Service {
     }
 }
 
-fn watch(programs: &Programs, pids: &[u32]) -> Command {
+pub fn watch(programs: &Programs, pids: &[u32]) -> Command {
     let mut c = Command::new(&programs.claw);
     c.args(["watch", "-q", "--format", "jsonl", "--children"]).env("CLAW_EBPF_STATE", "none");
     pids.iter().for_each(|pid| {
@@ -179,41 +179,6 @@ pub fn throughput(root: &Path, programs: &Programs, kind: Kind, pairs: usize) ->
     add("py-spy (stacks alone)", spied.map(|(ratios, _)| ratios));
     add("`PYTHONTRACEMALLOC=1`", started_anew(root, kind, How::Tracemalloc));
     add("memray from the start", started_anew(root, kind, How::Memray));
-    Ok(rows)
-}
-
-/// Throughput of a service that leaks while windows open on it, as a share of
-/// what it did before. A window is reported when it closes, and the first comes
-/// with the third census that shows growth.
-fn leaking(root: &Path, programs: &Programs, budget: Option<&str>) -> Result<f64> {
-    let s = Service::start(root, AIOHTTP, How::Plain, &[("LEAK", "1"), ("EVERY", "40")])?;
-    s.load.latest()?;
-    thread::sleep(seconds(2));
-    let before = s.load.rate(seconds(25))?;
-    let watcher = budget.map(|budget| {
-        let mut c = watch(programs, &[s.pid]);
-        c.args(["--max-overhead", budget]);
-        Watcher::start(&mut c, "\"Watching CPython\"")
-    });
-    let _watcher = watcher.transpose()?;
-    thread::sleep(seconds(75));
-    Ok(s.load.rate(seconds(50))? / before)
-}
-
-/// What windows cost a service that leaks, against what they may. Such a service
-/// gets slower by itself, so it is compared with another run that nobody watches.
-pub fn window(root: &Path, programs: &Programs) -> Result<Rows> {
-    let mut rows = Rows::new();
-    let alone = leaking(root, programs, None)?;
-    for (budget, aim) in [("1%", "≥ 0.99"), ("5%", "≥ 0.95")] {
-        let ratio = leaking(root, programs, Some(budget))? / alone;
-        let what = "that leaks, throughput over 50 s with windows";
-        rows.push(row(
-            format!("{} {what}: `--max-overhead {budget}`", AIOHTTP.name),
-            format!("{ratio:.4}, one run"),
-            aim,
-        ));
-    }
     Ok(rows)
 }
 
