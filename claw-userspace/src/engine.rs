@@ -25,7 +25,7 @@ use crate::{
     },
     ledger::{Bounds, Ledger, Opened, Process},
     report::model::{Finding, Kind, LogEntry, Report, Verdict},
-    stream::{Counters, Item, Session, Step, StepStatus},
+    stream::{Counters, Item, Placed, Session, Step, StepStatus},
 };
 
 /// Consumes the stream.
@@ -178,16 +178,17 @@ impl Engine {
             Item::PyWindow(window) => {
                 self.advance(window.to_ns.max(window.checked_ns));
                 if let Some(p) = self.ledger.process_mut(window.pid) {
-                    let (from_ns, to_ns) = (window.from_ns, window.to_ns);
-                    p.recent.add(Opened { from_ns, to_ns, lost_ns: window.lost_work_ns }, true);
                     p.writers.add(&window);
+                }
+            }
+            Item::Placed(Placed { pid, from_ns, to_ns, lost_work_ns: lost_ns }) => {
+                if let Some(p) = self.ledger.process_mut(pid) {
+                    p.recent.add(Opened { from_ns, to_ns, lost_ns }, true);
                 }
             }
             Item::NativeWindow(window) => {
                 self.advance(window.to_ns.max(window.checked_ns));
                 if let Some(p) = self.ledger.process_mut(window.pid) {
-                    let (from_ns, to_ns) = (window.from_ns, window.to_ns);
-                    p.recent.add(Opened { from_ns, to_ns, lost_ns: window.lost_work_ns }, true);
                     p.natives.add(&window);
                 }
             }

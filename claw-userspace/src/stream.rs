@@ -16,7 +16,7 @@ pub use census::{CensusItem, Grown, TypeCount};
 pub use flows::{FlowGroup, FlowKind, FlowLine, PyFlows};
 pub use holders::HoldersItem;
 pub use native::{NativeWindow, NativeWriter};
-pub use python::{PyGain, PyWindow, PyWriter, is_unclear};
+pub use python::{Placed, PyGain, PyWindow, PyWriter, is_unclear};
 
 use crate::decode::{Event, Label};
 use crate::symbol::Frame;
@@ -145,6 +145,8 @@ pub enum Item {
         t_ns: u64,
         limit: Limit,
     },
+    /// When a window was open on a CPython process.
+    Placed(Placed),
 }
 
 /// A window of exact mode, or a part of one that stays open.

@@ -37,7 +37,7 @@ fn window(python: &PathBuf, containers: &[&str], windows: Arc<PyWindows>) -> PyW
     let open = Open::start(watch, On::Objects, budget(1.0, running.pid()));
     std::thread::sleep(Duration::from_secs(4));
     match open.end(true).unwrap().1 {
-        Ok(Seen::Objects(seen)) => seen,
+        Ok((Seen::Objects(seen), _)) => seen,
         other => panic!("{}: {other:?}", python.display()),
     }
 }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     probe::NativePlan,
     report::clean::clean,
-    stream::NativeWindow,
+    stream::{NativeWindow, Placed},
     symbol::{Frame, Origin, native_frames},
     target::{
         allocator::Allocator,
@@ -94,7 +94,7 @@ pub fn window(
     watch: &Watch,
     duty: &mut Duty,
     stopped: &AtomicBool,
-) -> Result<NativeWindow, NoWindow> {
+) -> Result<(NativeWindow, Placed), NoWindow> {
     let pid = watch.process.pid;
     let native = watch.windows.native().map_err(NoWindow::Lasting)?;
     let mut ready = prepare(watch)?;
@@ -106,6 +106,7 @@ pub fn window(
     let trap = if ready.plan.stepped { watch.cost.stepped } else { watch.cost.emulated };
     let mut account = Account::new(trap);
     let with = |active| NativeTarget { active, ..ready.native };
+    let mut placed = Placed { pid, from_ns: monotonic_ns(), ..Placed::default() };
     let opened = native.open(pid, with(OFF), &ready.plan).map_err(refused)?;
     native.set(pid, with(RECORDING)).map_err(full)?;
     let from_ns = monotonic_ns();
@@ -144,10 +145,12 @@ pub fn window(
     native.set(pid, with(OFF)).map_err(full)?;
     stacks.look(&watch.windows, pid);
     drop(opened.release);
-    duty.advance(monotonic_ns(), 0.0);
+    placed.to_ns = monotonic_ns();
+    duty.advance(placed.to_ns, 0.0);
     let stat = native.stat(pid);
     let tail = account.pay(stat.cost, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
+    placed.lost_work_ns = account.lost_ns;
     // Libraries may have been loaded since.
     ready.mappings = watch.process.mappings().unwrap_or(ready.mappings);
     let names = Names::new(pid, &ready.mappings, &ready.live.python.file);
@@ -173,7 +176,7 @@ pub fn window(
         ("python_tenant_unreadable", stat.label_unreadable),
         ("python_code_unreadable", stacks.unreadable),
     ];
-    Ok(NativeWindow {
+    let seen = NativeWindow {
         pid,
         from_ns,
         to_ns,
@@ -186,7 +189,8 @@ pub fn window(
         stacks: all,
         kept_bytes,
         by,
-    })
+    };
+    Ok((seen, placed))
 }
 
 /// What C code in a process is called.

@@ -197,12 +197,13 @@ pub fn describe(seen: &PyWindow) -> String {
     )
 }
 
-/// How long a window was open, in ns, and what it cost, in words.
-pub(super) fn cost(open_ns: f64, hits: u64, lost_work_ns: f64) -> String {
+/// How long a window counted, in ns, and what it cost from its first probe to its
+/// last, in words.
+pub(super) fn cost(counted_ns: f64, hits: u64, lost_work_ns: f64) -> String {
     format!(
-        "{:.1} s, {hits} hits, {:.2} % of its work meanwhile (estimate)",
-        open_ns / 1e9,
-        lost_work_ns / open_ns.max(1.0) * 100.0
+        "{:.1} s, {hits} hits that cost it {:.2} s of work (estimate)",
+        counted_ns / 1e9,
+        lost_work_ns / 1e9
     )
 }
 

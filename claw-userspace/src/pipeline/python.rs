@@ -16,7 +16,7 @@ use super::{
     duty::Duty,
     holders::Looks,
     owner::Owner,
-    pywindow::{self, NoWindow, On, Open, Seen, Watch},
+    pywindow::{self, NoWindow, On, Open, Over, Seen, Watch},
     remote::{self, Collections},
     resident::{cpython, memory},
 };
@@ -338,14 +338,14 @@ impl WatchedPython {
 
     /// What a window saw that is over, or has to be `now`; an error in words
     /// when it could not be opened.
-    pub fn window(&mut self, now: bool) -> Option<Result<Seen, String>> {
+    pub fn window(&mut self, now: bool) -> Option<Result<Over, String>> {
         let w = &mut self.windows;
         let (on, open) = w.open.take_if(|(_, open)| now || open.is_over())?;
         let (duty, seen) = open.end(now)?;
         match seen {
-            Ok(seen) => {
+            Ok(over) => {
                 (w.duty, w.refused) = (Some(duty), None);
-                match &seen {
+                match &over.0 {
                     Seen::Objects(seen) => {
                         w.allocators |= seen.gains.iter().any(|g| !g.held || g.is_unclear());
                         for gain in &seen.gains {
@@ -357,7 +357,7 @@ impl WatchedPython {
                         w.native.known += of.map(|by| by.early).sum::<u64>();
                     }
                 }
-                Some(Ok(seen))
+                Some(Ok(over))
             }
             Err(NoWindow::Lasting(why)) if on == On::Native => {
                 (w.duty, w.native.blocked) = (Some(duty), true);

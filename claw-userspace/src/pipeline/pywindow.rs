@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     probe::{HitCost, ProbeError, PyPlan, PyWindows},
-    stream::{NativeWindow, PyWindow},
+    stream::{NativeWindow, Placed, PyWindow},
     target::{
         cpython::{
             graph::owned,
@@ -88,11 +88,14 @@ pub enum Seen {
     Native(NativeWindow),
 }
 
+/// What a window has seen, and when its probes were in place.
+pub type Over = (Seen, Placed);
+
 /// A window that is open, or about to be.
 #[derive(Debug)]
 pub struct Open {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(Duty, Result<Seen, NoWindow>)>,
+    thread: JoinHandle<(Duty, Result<Over, NoWindow>)>,
 }
 
 /// The budget of a process's windows.
@@ -107,8 +110,10 @@ impl Open {
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let seen = match on {
-                On::Objects => window(&watch, &mut duty, &stopped).map(Seen::Objects),
-                On::Native => nativewindow::window(&watch, &mut duty, &stopped).map(Seen::Native),
+                On::Objects => window(&watch, &mut duty, &stopped)
+                    .map(|(seen, placed)| (Seen::Objects(seen), placed)),
+                On::Native => nativewindow::window(&watch, &mut duty, &stopped)
+                    .map(|(seen, placed)| (Seen::Native(seen), placed)),
             };
             watch.windows.remove(watch.process.pid);
             (duty, seen)
@@ -122,7 +127,7 @@ impl Open {
 
     /// Wait for its end, which comes soon when `now`: then what it has seen so
     /// far is what it gives.
-    pub fn end(self, now: bool) -> Option<(Duty, Result<Seen, NoWindow>)> {
+    pub fn end(self, now: bool) -> Option<(Duty, Result<Over, NoWindow>)> {
         if now {
             self.stop.store(true, Ordering::Relaxed);
             self.thread.thread().unpark();
@@ -132,7 +137,11 @@ impl Open {
     }
 }
 
-fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWindow, NoWindow> {
+fn window(
+    watch: &Watch,
+    duty: &mut Duty,
+    stopped: &AtomicBool,
+) -> Result<(PyWindow, Placed), NoWindow> {
     let pid = watch.process.pid;
     let ready = prepare(watch)?;
     let refused = |e: ProbeError| NoWindow::Lasting(e.to_string());
@@ -143,6 +152,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     let mut stacks = Stacks::new(&ready.live, &ready.inside, &watch.rules);
     let trap = if ready.plan.stepped == 0 { watch.cost.emulated } else { watch.cost.stepped };
     let mut account = Account::new(trap);
+    let mut placed = Placed { pid, from_ns: monotonic_ns(), ..Placed::default() };
     let links = watch.windows.open(pid, off, &ready.types, &ready.plan).map_err(refused)?;
     watch.windows.set(pid, on).map_err(full)?;
     let mut stores = Stores::new(&watch.windows, pid, &ready.containers);
@@ -210,10 +220,12 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
     stacks.count(&watch.windows, pid);
     let watched = stores.watched();
     drop((links, stores));
-    duty.advance(monotonic_ns(), 0.0);
+    placed.to_ns = monotonic_ns();
+    duty.advance(placed.to_ns, 0.0);
     let stat = watch.windows.stat(pid);
     let tail = account.pay(stat.cost, duty, usage.used);
     duty.closed(account.lost_ns, tail, false);
+    placed.lost_work_ns = account.lost_ns;
     let checked = settle(stopped).then(|| find(&ready).ok()).flatten();
     let checked_ns = checked.as_ref().map_or(0, |_| monotonic_ns());
     if let Some(checked) = &checked {
@@ -235,7 +247,7 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         ("python_not_watched", u64::from(unwatched.is_some())),
     ];
     let stacks = carried(&mut gains, stacks.frames());
-    Ok(PyWindow {
+    let seen = PyWindow {
         pid,
         from_ns,
         to_ns,
@@ -246,7 +258,8 @@ fn window(watch: &Watch, duty: &mut Duty, stopped: &AtomicBool) -> Result<PyWind
         lost: lost.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
         gains,
         stacks,
-    })
+    };
+    Ok((seen, placed))
 }
 
 /// What was probed, and how many containers were watched, in words.

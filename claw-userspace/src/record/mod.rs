@@ -21,7 +21,7 @@ pub use reader::{ReadError, Reader, Tail};
 pub use writer::{WriteError, Writer};
 
 pub const MAGIC: [u8; 8] = *b"CLAWREC\0";
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Oldest version that is read.
 const OLDEST: u16 = 1;
 const HEADER: usize = 16;

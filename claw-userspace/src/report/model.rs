@@ -113,7 +113,8 @@ pub struct MemoryLimit {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     pub from_unix_s: f64,
-    /// Before the probes are taken out, which takes another 10 ms or so.
+    /// Of exact mode: before the probes are taken out, which takes another 10 ms or
+    /// so. Of CPython: after, and from before they were put in.
     pub to_unix_s: f64,
     /// Estimate.
     pub lost_work_s: f64,

@@ -27,6 +27,17 @@ pub struct PyWindow {
     pub gains: Vec<PyGain>,
 }
 
+/// When the probes of a window on a CPython process were in place, from the first
+/// that was put in to the last that was taken out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    pub pid: u32,
+    pub from_ns: u64,
+    pub to_ns: u64,
+    /// The target's work that was lost to them, ns (estimate).
+    pub lost_work_ns: f64,
+}
+
 /// Objects of one type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PyGain {

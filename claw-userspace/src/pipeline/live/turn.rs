@@ -112,12 +112,16 @@ impl Live<'_> {
     }
 
     pub(super) fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
-        match python.window(now) {
-            Some(Ok(Seen::Objects(seen))) => {
+        let over = python.window(now);
+        if let Some(Ok((_, placed))) = over {
+            self.sink.put(Item::Placed(placed));
+        }
+        match over {
+            Some(Ok((Seen::Objects(seen), _))) => {
                 self.sink.put(step("Window", pygain::describe(&seen), self.started));
                 self.sink.put(Item::PyWindow(seen));
             }
-            Some(Ok(Seen::Native(seen))) => {
+            Some(Ok((Seen::Native(seen), _))) => {
                 self.sink.put(step("Window", nativegain::describe(&seen), self.started));
                 self.sink.put(Item::NativeWindow(seen));
             }
