@@ -190,7 +190,7 @@ pub fn figure(ratios: &[f64]) -> String {
 /// The Hodges-Lehmann estimate of the centre, the median of the means of all two,
 /// and its 95 % interval by Wilcoxon's signed ranks (normal approximation): a third
 /// narrower than that of the median where many values scatter evenly.
-pub fn hodges_lehmann(values: &[f64]) -> Option<[f64; 3]> {
+fn hodges_lehmann(values: &[f64]) -> Option<[f64; 3]> {
     let n = values.len();
     let mut means: Vec<f64> = (0..n)
         .flat_map(|i| values[i..].iter().map(move |b| f64::midpoint(values[i], *b)))

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Programs, Rows,
     meter::Around,
-    pairs::hodges_lehmann,
+    pairs::median,
     python::{AIOHTTP, How, Kind, Service, WORKER},
     row, seconds,
 };
@@ -88,9 +88,11 @@ fn rows_of(kind: Kind, budget: &str, sessions: &[Session]) -> [[String; 3]; 2] {
         sessions.len()
     );
     let share = |f: fn(&Session) -> f64| {
-        let shares: Vec<f64> = sessions.iter().map(|s| f(s) * 100.0 / SESSION as f64).collect();
-        hodges_lehmann(&shares).map_or("not measured".to_owned(), |[middle, low, high]| {
-            format!("{middle:.2} % of its work [{low:.2}, {high:.2}]")
+        let mut shares: Vec<f64> = sessions.iter().map(|s| f(s) * 100.0 / SESSION as f64).collect();
+        let middle = median(&mut shares);
+        let ends = shares.first().zip(shares.last());
+        ends.map_or("not measured".to_owned(), |(low, high)| {
+            format!("{middle:.2} % of its work, {low:.2} to {high:.2} in single sessions")
         })
     };
     [
