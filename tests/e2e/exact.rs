@@ -19,7 +19,7 @@ use claw_ebpf::{
 };
 use serde_json::Value;
 
-use crate::common::*;
+use crate::{common::*, python::states};
 
 /// By tenant and type: objects and bytes.
 type Truth = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
@@ -277,10 +277,7 @@ fn ctrl_z_closes_the_window() {
             thread::sleep(Duration::from_millis(1));
         }
     };
-    let stopped = || {
-        let stat = std::fs::read_to_string(format!("/proc/{agent}/stat")).unwrap();
-        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
-    };
+    let stopped = || states(agent).0.chars().all(|state| state == 'T');
     for _ in 0..5 {
         until("no window opened", &is_open);
         signal(libc::SIGTSTP);

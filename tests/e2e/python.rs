@@ -169,7 +169,7 @@ fn who_allocates_what_stays() {
 }
 
 /// State letters of a process's threads, and the CPU time it has had, ticks.
-fn states(pid: u32) -> (String, u64) {
+pub fn states(pid: u32) -> (String, u64) {
     let mut letters = String::new();
     let mut ticks = 0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {

@@ -182,11 +182,11 @@ impl Keeper {
         while !self.stopped.load(Ordering::Relaxed) {
             let now = self.advance();
             self.cpus.look(now);
-            let wait = match self.duty.wait_ns() {
-                _ if self.pause.wanted.load(Ordering::Relaxed) => u64::MAX,
-                wait => wait,
-            };
-            match wait {
+            if self.pause.wanted.load(Ordering::Relaxed) {
+                thread::park_timeout(NAP);
+                continue;
+            }
+            match self.duty.wait_ns() {
                 0 => {
                     if let Err(why) = self.window() {
                         let _ = self.say.send(Said::Failed(why));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{Around, FULL_LOAD, Meter, Service},
+    meter::{Around, FULL_LOAD, Meter, Service, latest_windows},
     pairs::{centre, median},
     row, seconds,
 };
@@ -126,9 +126,7 @@ fn watched(
         m.inside.1 += 1;
         m.widths.push((high - low) / 2.0 / truth);
     }
-    let window = |w: &Value| w["from_unix_s"].as_f64().zip(w["to_unix_s"].as_f64());
-    let windows: Vec<_> =
-        target["latest_windows"].as_array().into_iter().flatten().filter_map(window).collect();
+    let windows = latest_windows(target);
     let slice = s.work.unix_s(rate.began).zip(s.work.unix_s(rate.ended));
     let outside = slice.and_then(|slice| s.work.rate_outside(&windows, slice, AROUND));
     let kept = s.work.kept_around(&windows, AROUND);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::command::Running;
 
@@ -179,6 +180,22 @@ fn said<T>(look: impl Fn() -> Option<T>) -> Result<T> {
     }
 }
 
+/// The report at the end of what `watch --format jsonl` prints.
+///
+/// # Errors
+/// When it ends with something else.
+pub fn report(jsonl: &[u8]) -> Result<Value> {
+    let last = jsonl.split(|b| *b == b'\n').rfind(|l| !l.is_empty());
+    Ok(serde_json::from_slice(last.context("no report")?)?)
+}
+
+/// From and to of the latest windows on a target of a report, seconds since the Unix
+/// epoch.
+pub fn latest_windows(target: &Value) -> Vec<(f64, f64)> {
+    let ends = |w: &Value| w["from_unix_s"].as_f64().zip(w["to_unix_s"].as_f64());
+    target["latest_windows"].as_array().into_iter().flatten().filter_map(ends).collect()
+}
+
 /// Something attached to a process; ends with an interrupt.
 pub struct Watcher {
     child: Child,
@@ -288,7 +305,7 @@ impl Service {
         load_args: &[&str],
     ) -> Result<Self> {
         let (shop, _) = Meter::start(shop.args(shop_args))?;
-        let ready: serde_json::Value = serde_json::from_str(&shop.head()?)?;
+        let ready: Value = serde_json::from_str(&shop.head()?)?;
         let addr = ready["addr"].as_str().context("the shop gave no address")?.to_owned();
         let pid = u32::try_from(ready["pid"].as_u64().context("no pid")?)?;
         load.args(["-addr", &addr, "-duration", "1h", "-progress"]).args(load_args);

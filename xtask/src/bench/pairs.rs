@@ -188,7 +188,7 @@ pub fn figure(ratios: &[f64]) -> String {
 }
 
 /// The Hodges-Lehmann estimate of the centre, the median of the means of all two,
-/// and its 95 % interval by Wilcoxon's signed ranks (normal approximation): a third
+/// and its 95 % interval by Wilcoxon's signed ranks (normal approximation): a fifth
 /// narrower than that of the median where many values scatter evenly.
 fn hodges_lehmann(values: &[f64]) -> Option<[f64; 3]> {
     let n = values.len();

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{Meter, Watcher},
+    meter::{self, Meter, Watcher},
     pairs::{figure, median},
     row, seconds,
 };
@@ -254,8 +254,7 @@ pub fn twins(root: &Path, programs: &Programs) -> Result<Rows> {
     let mut c = watch(programs, &pids);
     c.args(["--interval", "5s", "--duration", &format!("{LENGTH}s")]);
     let out = c.stdout(Stdio::piped()).output()?;
-    let last = out.stdout.split(|b| *b == b'\n').rfind(|l| !l.is_empty());
-    let report: Value = serde_json::from_slice(last.context("no report")?)?;
+    let report = meter::report(&out.stdout)?;
     println!("{:#}", report["findings"]);
     let targets = report["targets"].as_array().map_or(0, Vec::len);
     let ever = out

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::Around,
+    meter::{self, Around, latest_windows},
     pairs::median,
     python::{AIOHTTP, How, Kind, Service, WORKER},
     row, seconds,
@@ -45,22 +45,22 @@ fn session(root: &Path, programs: &Programs, kind: Kind, budget: &str) -> Result
     c.args(["--max-overhead", budget, "--interval", INTERVAL]);
     c.args(["--duration", &format!("{SESSION}s")]);
     let out = c.stdout(Stdio::piped()).output()?;
-    let last = out.stdout.split(|b| *b == b'\n').rfind(|l| !l.is_empty());
-    let report: Value = serde_json::from_slice(last.context("no report")?)?;
+    let target = &meter::report(&out.stdout)?["targets"][0];
     // The lines after the last window have to be there.
     thread::sleep(seconds(2));
-    let windows = report["targets"][0]["latest_windows"].as_array().map_or(&[][..], Vec::as_slice);
-    let ends = |w: &Value| w["from_unix_s"].as_f64().zip(w["to_unix_s"].as_f64());
+    let windows = latest_windows(target);
     let near = |a: f64, b: f64| b - a < AROUND.before + AROUND.after + AROUND.beside[0];
     // Those that are too near to each other count as one.
     let mut all: Vec<(f64, f64)> = Vec::new();
-    for (from, to) in windows.iter().filter_map(ends) {
+    for (from, to) in windows.iter().copied() {
         match all.last_mut().filter(|w| near(w.1, from)) {
             Some(last) => last.1 = to,
             None => all.push((from, to)),
         }
     }
-    let accounted: f64 = windows.iter().filter_map(|w| w["lost_work_s"].as_f64()).sum();
+    let lost_work = |w: &Value| w["lost_work_s"].as_f64();
+    let accounted: f64 =
+        target["latest_windows"].as_array().into_iter().flatten().filter_map(lost_work).sum();
     let mut session = Session { windows: windows.len(), lost_s: 0.0, accounted_s: accounted };
     let last_line = s.load.unix_s(s.load.latest()?.0).context("no clock")?;
     for (i, at) in all.iter().enumerate() {

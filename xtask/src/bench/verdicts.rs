@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Programs, Rows,
-    meter::{Meter, Service},
+    meter::{self, Meter, Service},
     pairs::watch,
     row, seconds,
 };
@@ -98,8 +98,7 @@ pub fn held_per_tenant(programs: &Programs) -> Result<Rows> {
         // The rest of its output has to go somewhere while it is watched.
         thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
         let report = agent.wait_with_output()?;
-        let last = report.stdout.split(|b| *b == b'\n').rfind(|l| !l.is_empty());
-        let report: Value = serde_json::from_slice(last.context("no report")?)?;
+        let report = meter::report(&report.stdout)?;
         for tenant in report["tenants"].as_array().context("no tenants")? {
             let Some(true_bytes) = truth[tenant["tenant"].as_str().unwrap_or_default()].as_f64()
             else {

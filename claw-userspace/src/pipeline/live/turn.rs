@@ -112,23 +112,24 @@ impl Live<'_> {
     }
 
     pub(super) fn python_window(&mut self, pid: u32, python: &mut WatchedPython, now: bool) {
-        let over = python.window(now);
-        if let Some(Ok((_, placed))) = over {
-            self.sink.put(Item::Placed(placed));
-        }
-        match over {
-            Some(Ok((Seen::Objects(seen), _))) => {
+        let Some(over) = python.window(now) else { return };
+        let (seen, placed) = match over {
+            Ok(over) => over,
+            Err(why) => {
+                self.sink.put(failed("Window", format!("process {pid}: {why}")));
+                return;
+            }
+        };
+        self.sink.put(Item::Placed(placed));
+        match seen {
+            Seen::Objects(seen) => {
                 self.sink.put(step("Window", pygain::describe(&seen), self.started));
                 self.sink.put(Item::PyWindow(seen));
             }
-            Some(Ok((Seen::Native(seen), _))) => {
+            Seen::Native(seen) => {
                 self.sink.put(step("Window", nativegain::describe(&seen), self.started));
                 self.sink.put(Item::NativeWindow(seen));
             }
-            Some(Err(why)) => {
-                self.sink.put(failed("Window", format!("process {pid}: {why}")));
-            }
-            None => {}
         }
     }
 
