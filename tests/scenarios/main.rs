@@ -9,7 +9,10 @@ use claw_ebpf::{
     decode::What,
     engine::Engine,
     ledger::Bounds,
-    report::model::{Finding, Kind, Verdict},
+    report::{
+        model::{Finding, Kind, Verdict},
+        text,
+    },
     stream::{Item, Part, Still},
 };
 use simulate::*;
@@ -71,6 +74,23 @@ fn what_silence_waits_for_is_said() {
     assert_eq!(why(None, false, 40), None);
     let seen = why(Some(RATE), true, 40).unwrap();
     assert!(seen.contains("GC cycles"), "{seen}");
+}
+
+/// Silence about a heap that is not seen is no good news.
+#[test]
+fn what_is_not_seen_is_not_called_healthy() {
+    let said = |blocked: &[Item]| {
+        let mut items = stream(&[garbage()], 60.0, 5.0, 1);
+        items.splice(1..1, blocked.to_vec());
+        let report = run(items).engine.report();
+        assert!(report.findings.is_empty() && report.summary.enough_evidence, "{report:#?}");
+        text::findings(&report, text::Style::Plain).replace("\n  ", " ")
+    };
+    assert!(said(&[]).contains("No leak found: nothing"), "{}", said(&[]));
+    let why = "MemProfileRate is 0".into();
+    let blind = Item::Blind { pid: PID, t_ns: 1, part: Part::Heap, why };
+    let said = said(&[blind]);
+    assert!(said.contains("to which the heap does not belong (process 7)"), "{said}");
 }
 
 /// Found in 19 of 20 runs within the time, with the right name on it.

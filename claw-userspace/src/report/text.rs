@@ -5,10 +5,11 @@ use std::fmt::Write;
 use super::{
     finding::finding,
     model::{
-        BeforeAttach, Finding, HolderStep, LimitOf, MemoryLimit, Report, Severity, Site, Tenant,
-        Verdict,
+        BeforeAttach, Finding, HolderStep, LimitOf, MemoryLimit, Report, Severity, Site, Target,
+        Tenant, Verdict,
     },
 };
+use crate::stream::Part;
 
 /// Columns that lines fit in.
 pub const WIDTH: usize = 100;
@@ -189,9 +190,18 @@ fn lost(r: &Report) -> String {
 }
 
 fn nothing(out: &mut String, r: &Report, style: Style) {
+    let heap = |t: &&Target| t.blocked.iter().any(|b| b.what == Part::Heap.name());
+    let unseen: Vec<String> = r.targets.iter().filter(heap).map(|t| t.pid.to_string()).collect();
     let text = match &r.summary.why_not_enough {
         Some(why) => format!("Not enough evidence to say whether anything leaks: {why}."),
-        None => "No leak found: nothing outlives its peers and keeps accumulating.".to_owned(),
+        None if unseen.is_empty() => {
+            "No leak found: nothing outlives its peers and keeps accumulating.".to_owned()
+        }
+        None => format!(
+            "No leak found in what is seen, to which the heap does not belong (process {}): nothing \
+             of it outlives its peers and keeps accumulating.",
+            unseen.join(", ")
+        ),
     };
     wrapped(out, &style.bold(&text), "", "  ");
     line!(out);
