@@ -13,7 +13,7 @@ use claw_ebpf::{
         model::{Finding, Kind, Verdict},
         text,
     },
-    stream::{Item, Part, Still},
+    stream::{Blocked, Item, Part, Still},
 };
 use simulate::*;
 
@@ -74,6 +74,32 @@ fn what_silence_waits_for_is_said() {
     assert_eq!(why(None, false, 40), None);
     let seen = why(Some(RATE), true, 40).unwrap();
     assert!(seen.contains("GC cycles"), "{seen}");
+}
+
+/// Where nothing is seen, nothing is judged, however many collections there are,
+/// and no figure is zero for it.
+#[test]
+fn what_was_blocked_from_the_start_is_unknown() {
+    let report = |blocked: &[Part]| {
+        let mut items = stream(&[garbage()], 60.0, 5.0, 1);
+        let Item::Target(info) = &mut items[0] else { unreachable!() };
+        for part in blocked {
+            let (what, why) = (part.name().into(), "no such function".into());
+            info.blocked.push(Blocked { what, why });
+        }
+        run(items).engine.report()
+    };
+    let seen = |blocked: &[Part]| {
+        let report = report(blocked);
+        let t = &report.tenants[0];
+        (report.summary.enough_evidence, t.live_bytes.is_some(), t.goroutines.is_some())
+    };
+    assert_eq!(seen(&[]), (true, true, true));
+    assert_eq!(seen(&[Part::Goroutines]), (true, true, false));
+    let heap = report(&[Part::Heap]);
+    assert!(heap.summary.enough_evidence && heap.tenants.iter().all(|t| t.live_bytes.is_none()));
+    let neither = report(&[Part::Heap, Part::Goroutines]).summary.why_not_enough.unwrap();
+    assert!(neither.contains("neither its heap nor its goroutines"), "{neither}");
 }
 
 /// Silence about a heap that is not seen is no good news.

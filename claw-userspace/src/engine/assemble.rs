@@ -104,10 +104,10 @@ fn why_not_enough_of(p: &Process, watched_s: f64) -> Option<String> {
             format!("{n} censuses in {watched_s:.0} s, too few to tell growth from work at hand")
         });
     }
-    if mode != GOROUTINES_MODE && p.events == 0 {
-        return Some("no event was seen".to_owned());
-    }
     if mode == GOROUTINES_MODE || !p.heap_known() {
+        if !p.sees(Part::Goroutines) {
+            return Some("neither its heap nor its goroutines are seen".to_owned());
+        }
         let needed_s = assess::watched_s(p, model::Kind::Goroutine);
         return (watched_s < needed_s).then(|| {
             format!(
@@ -115,6 +115,9 @@ fn why_not_enough_of(p: &Process, watched_s: f64) -> Option<String> {
                  leaks are told from work at hand after {needed_s:.0} s"
             )
         });
+    }
+    if p.events == 0 {
+        return Some("no event was seen".to_owned());
     }
     if watched_s < 20.0 {
         return Some(format!("watched for {watched_s:.0} s, too short to tell"));
@@ -294,7 +297,7 @@ fn tenants(e: &Engine, p: &Process) -> Vec<model::Tenant> {
                 before_attach_bytes: s.before,
                 alloc_bytes_per_s: exact.map_or(sampled, |(rate, _)| Some(rate)),
                 alloc_interval95: exact.and_then(|(_, interval)| interval),
-                goroutines: (!p.blind.contains(&Part::Goroutines)).then_some(s.goroutines),
+                goroutines: p.sees(Part::Goroutines).then_some(s.goroutines),
                 coefficient: None,
                 anomaly_score: None,
                 odd_feature: None,

@@ -98,8 +98,6 @@ pub struct Process {
     pub holders: Holders,
     /// Its threads and tasks.
     pub flows: BTreeMap<FlowKind, FlowHistories>,
-    /// Parts that can no longer be seen.
-    pub blind: Vec<Part>,
     /// Bucket address → site, for frees of what was sampled before attaching.
     buckets: FxHashMap<u64, SiteId>,
     /// What exact mode counted.
@@ -107,9 +105,14 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether a part is seen: not blocked when watching began, nor since.
+    pub fn sees(&self, part: Part) -> bool {
+        self.info.blocked.iter().all(|b| b.what != part.name())
+    }
+
     /// Whether in-use bytes mean anything: the runtime samples and it is seen.
     pub fn heap_known(&self) -> bool {
-        self.info.sample_rate.is_some_and(|r| r > 0) && !self.blind.contains(&Part::Heap)
+        self.info.sample_rate.is_some_and(|r| r > 0) && self.sees(Part::Heap)
     }
 }
 
@@ -147,7 +150,6 @@ impl Ledger {
             natives: Natives::default(),
             holders: Holders::default(),
             flows: BTreeMap::new(),
-            blind: Vec::new(),
             buckets: FxHashMap::default(),
             exact: None,
             info,
@@ -170,7 +172,6 @@ impl Ledger {
         }
         self.restart(pid, part, t_ns);
         let Some(p) = self.processes.get_mut(&pid) else { return };
-        p.blind.push(part);
         p.info.blocked.push(Blocked { what: part.name().to_owned(), why });
     }
 
@@ -236,7 +237,7 @@ impl Ledger {
             What::Gc | What::Exec | What::Exit | What::EveryAlloc { .. } => None,
         };
         // Stragglers of a part that was given up would look like leaks.
-        if part.is_some_and(|part| p.blind.contains(&part)) {
+        if part.is_some_and(|part| !p.sees(part)) {
             return;
         }
         match &event.what {
