@@ -211,3 +211,18 @@ fn next(lines: &Receiver<String>) -> Option<Option<String>> {
         Err(RecvTimeoutError::Disconnected) => None,
     }
 }
+
+/// State letters of a process's threads, and the CPU time it has had, ticks.
+pub fn states(pid: u32) -> (String, u64) {
+    let mut letters = String::new();
+    let mut ticks = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let after = stat.rsplit(')').next().unwrap_or_default().to_owned();
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        letters += fields.first().copied().unwrap_or_default();
+        let time = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        ticks += time(11) + time(12);
+    }
+    (letters, ticks)
+}

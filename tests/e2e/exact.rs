@@ -19,7 +19,7 @@ use claw_ebpf::{
 };
 use serde_json::Value;
 
-use crate::{common::*, python::states};
+use crate::common::*;
 
 /// By tenant and type: objects and bytes.
 type Truth = BTreeMap<String, BTreeMap<String, [u64; 2]>>;
