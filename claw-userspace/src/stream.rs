@@ -212,6 +212,11 @@ impl Part {
             Self::Goroutines => "goroutines",
         }
     }
+
+    /// Whether it is among what cannot be seen.
+    pub fn is_blocked(self, blocked: &[Blocked]) -> bool {
+        blocked.iter().any(|b| b.what == self.name())
+    }
 }
 
 /// The limit of memory that is nearest to being reached.

@@ -6,7 +6,7 @@ use super::{Engine, assess, exact};
 use crate::{
     ledger::{Amount, Opened, Process, SiteId},
     report::{clean::clean, model, site::describe},
-    stream::{GOROUTINES_MODE, Limit, MEMORY_MODE, Part, Session},
+    stream::{Limit, MEMORY_MODE, Part, Session},
     tenant::TenantId,
 };
 use model::Verdict;
@@ -90,8 +90,7 @@ fn why_not_enough(e: &Engine) -> Option<String> {
 
 /// What is missing to tell a leak of one process; `None` when nothing is.
 fn why_not_enough_of(p: &Process, watched_s: f64) -> Option<String> {
-    let mode = p.info.mode.as_str();
-    if mode == MEMORY_MODE {
+    if p.info.mode == MEMORY_MODE {
         return (watched_s < RESIDENT_S).then(|| {
             "only its resident memory is known, and growth of that is told from a cache that \
              fills after two hours"
@@ -104,7 +103,7 @@ fn why_not_enough_of(p: &Process, watched_s: f64) -> Option<String> {
             format!("{n} censuses in {watched_s:.0} s, too few to tell growth from work at hand")
         });
     }
-    if mode == GOROUTINES_MODE || !p.heap_known() {
+    if !p.heap_known() {
         if !p.sees(Part::Goroutines) {
             return Some("neither its heap nor its goroutines are seen".to_owned());
         }

@@ -107,7 +107,7 @@ pub struct Process {
 impl Process {
     /// Whether a part is seen: not blocked when watching began, nor since.
     pub fn sees(&self, part: Part) -> bool {
-        self.info.blocked.iter().all(|b| b.what != part.name())
+        !part.is_blocked(&self.info.blocked)
     }
 
     /// Whether in-use bytes mean anything: the runtime samples and it is seen.

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::{
     finding::finding,
     model::{
-        BeforeAttach, Finding, HolderStep, LimitOf, MemoryLimit, Report, Severity, Site, Target,
-        Tenant, Verdict,
+        BeforeAttach, Finding, HolderStep, LimitOf, MemoryLimit, Report, Severity, Site, Tenant,
+        Verdict,
     },
 };
 use crate::stream::Part;
@@ -190,8 +190,8 @@ fn lost(r: &Report) -> String {
 }
 
 fn nothing(out: &mut String, r: &Report, style: Style) {
-    let heap = |t: &&Target| t.blocked.iter().any(|b| b.what == Part::Heap.name());
-    let unseen: Vec<String> = r.targets.iter().filter(heap).map(|t| t.pid.to_string()).collect();
+    let unseen = r.targets.iter().filter(|t| Part::Heap.is_blocked(&t.blocked));
+    let unseen: Vec<String> = unseen.map(|t| t.pid.to_string()).collect();
     let text = match &r.summary.why_not_enough {
         Some(why) => format!("Not enough evidence to say whether anything leaks: {why}."),
         None if unseen.is_empty() => {
