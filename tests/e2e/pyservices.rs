@@ -335,7 +335,8 @@ fn judge(
         let root = f["holder"]["root"].as_str().unwrap_or_default();
         let remedy = f["remedy"]["text"].as_str().unwrap_or_default();
         if !root.starts_with(kind.root) || !remedy.contains(kind.remedy) {
-            wrong.push(format!("{} on 3.{}: holder or remedy: {f:#}", kind.name, s.minor));
+            let held = format!("{}: {remedy}", f["holder"]);
+            wrong.push(format!("{} on 3.{}: {held}: {f:#}", kind.name, s.minor));
         }
     }
     let (leaked, right) = score(s, windows);

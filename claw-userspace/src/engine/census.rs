@@ -134,7 +134,7 @@ impl Scope<'_> {
         // Of a single look the largest may be a cache that is full.
         let grows = whole.holder.as_ref().map(|h| h.root.clone());
         let likely = |path: &Path| grows.as_ref() == Some(&root(path));
-        let held = self.process.holders.of(g.name, likely);
+        let held = self.process.holders.of(g.name, g.objects_per_minute, likely);
         let shown = (g.history, &g.bytes);
         if !waiting::apply(&mut whole, self.process, g.name, shown, held.as_ref()) {
             return Vec::new();

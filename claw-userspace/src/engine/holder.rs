@@ -18,8 +18,8 @@ pub fn evidence(held: &HeldBy<'_>, type_name: &str) -> Vec<model::Evidence> {
     let mib = held.bytes >> 20;
     let mut detail = match held.grown {
         Some((by, all)) => format!(
-            "of the {all} objects of {type_name} that came between two looks, {by} are held this \
-             way; in all {} of {}",
+            "of the {all} objects of {type_name} that came between looks, {by} are held this way; \
+             in all {} of {}",
             path.objects, held.all
         ),
         None => {
