@@ -11,9 +11,11 @@ use crate::{
 /// Types that are kept, and looks at one: the first and the latest.
 const MOST_TYPES: usize = 256;
 const MOST_LOOKS: usize = 8;
-/// A way to which this many times as many objects came as the censuses counted
-/// in all has them from work at hand, which was seen by chance.
+/// A way to which so many times as many objects came as the censuses counted in
+/// all has them from work at hand, which was seen by chance …
 const AT_ONCE: f64 = 2.0;
+/// … if there is one to which this share of them came.
+const AS_EXPECTED: f64 = 0.25;
 
 #[derive(Clone, Debug)]
 struct Look {
@@ -75,9 +77,9 @@ impl Holders {
         }
     }
 
-    /// The way of the type that grew most, of those that did not grow faster
-    /// than the type does, `per_minute`; where none grew one that is `likely`,
-    /// or else that with most objects.
+    /// The way of the type that grew most, without those that grew far faster
+    /// than the type does (objects `per_minute`); where none grew one that is
+    /// `likely`, or else that with most objects.
     pub fn of(
         &self,
         type_name: &str,
@@ -89,11 +91,9 @@ impl Holders {
         let last = &looks.0.last()?.of;
         let gains: Vec<(&Path, Gain)> =
             last.paths.iter().map(|p| (p, looks.gain(|t| objects_of(t, p)))).collect();
-        let at_once = |g: &Gain| {
-            let expected = per_minute * g.after_ns as f64 / 60e9;
-            g.by as f64 > expected * AT_ONCE
-        };
-        let steady = gains.iter().any(|(_, g)| g.by > 0 && !at_once(g));
+        let of_expected = |g: &Gain| g.by as f64 / (per_minute * g.after_ns as f64 / 60e9);
+        let at_once = |g: &Gain| of_expected(g) > AT_ONCE;
+        let steady = gains.iter().any(|(_, g)| (AS_EXPECTED..AT_ONCE).contains(&of_expected(g)));
         let by = |g: &Gain| if steady && at_once(g) { 0 } else { g.by };
         let (path, gain) =
             gains.iter().max_by_key(|(p, g)| (by(g), likely(p), p.objects)).copied()?;
@@ -200,11 +200,11 @@ mod tests {
         }
         h.add(look(1200, vec![table(), rows(), leak(20_100)]));
         assert_eq!(of(&h, ""), told(1750));
-        // What comes at once has nothing beside it that grows.
+        // What comes at once has nothing beside it that grows as fast.
         let mut h = Holders::default();
-        h.add(look(0, vec![table()]));
-        h.add(look(15, vec![table(), rows()]));
-        assert_eq!(of(&h, ""), ("rows of report".into(), Some((5000, 5000))));
+        h.add(look(0, vec![table(), leak(100)]));
+        h.add(look(15, vec![table(), rows(), leak(150)]));
+        assert_eq!(of(&h, ""), ("rows of report".into(), Some((5000, 5050))));
     }
 
     #[test]
