@@ -97,8 +97,8 @@ impl Holders {
         let by = |g: &Gain| if steady && at_once(g) { 0 } else { g.by };
         let (path, gain) =
             gains.iter().max_by_key(|(p, g)| (by(g), likely(p), p.objects)).copied()?;
-        // Of ways that are not listed as well.
         let left_out: u64 = gains.iter().map(|(_, g)| g.by - by(g)).sum();
+        // Of ways that are not listed as well.
         let whole = looks.gain(|t| t.objects).by.saturating_sub(left_out);
         let listed: u64 = gains.iter().map(|(_, g)| by(g)).sum();
         Some(HeldBy {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     Programs, Rows,
     meter::{self, Meter, Watcher},
-    pairs::{figure, median},
+    pairs::{centre, figure, median},
     row, seconds,
 };
 use crate::{command::Running, pyservices};
@@ -164,7 +164,7 @@ pub fn throughput(root: &Path, programs: &Programs, kind: Kind, pairs: usize) ->
     })?;
     let what = format!("{} on 3.{}, {rate:.0} requests/s", kind.name, kind.minor);
     let mut rows =
-        vec![row(format!("{what}: `claw-ebpf watch --children`"), figure(&ratios), "≥ 0.99")];
+        vec![row(format!("{what}: `claw-ebpf watch --children`"), centre(&ratios), "≥ 0.99")];
     let spied = interleaved(&s.load, PEER_PAIRS, (1, PEER_WINDOW), || {
         let mut c = Command::new(peers.join("bin/py-spy"));
         c.args(["record", "--subprocesses", "-d", "60", "-o"]);
