@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+/// Begins the names of the functions that are probed for allocations.
+const ALLOCATORS: &str = "runtime.mallocgc";
 /// Sites that are told apart.
 const MOST_SITES: usize = 1 << 16;
 /// Functions that hand out arrays: the type they are given is the element's.
@@ -275,13 +277,12 @@ impl Every {
         }
         let id = u32::try_from(self.sites.len()).ok()?;
         self.sites.insert(key, id);
-        let mut stack = self.exact.stack(key.stack);
-        // Older kernels leave the caller out when a probe sits at `push rbp`.
-        if goroutine {
-            stack = vec![key.caller];
-        } else if !stack.iter().take(2).any(|pc| *pc == key.caller) && key.caller != 0 {
-            stack.insert(stack.len().min(1), key.caller);
-        }
+        let stack = if goroutine {
+            vec![key.caller]
+        } else {
+            let is_leaf = |pc: u64| allocates(symbolizer.binary(), pc.wrapping_sub(self.bias));
+            with_caller(self.exact.stack(key.stack), key.caller, is_leaf)
+        };
         let type_name = if goroutine {
             symbolizer.binary().function_at(start.wrapping_sub(self.bias)).map(|(name, _)| name)
         } else {
@@ -320,7 +321,7 @@ impl Every {
                 break;
             }
             let (name, _) = binary.function_at(at.wrapping_sub(1))?;
-            by = (!name.starts_with("runtime.mallocgc")).then_some(name);
+            by = (!name.starts_with(ALLOCATORS)).then_some(name);
         }
         let by = by?;
         if typ != 0 {
@@ -335,6 +336,22 @@ impl Every {
             Untyped::Same => of_call(),
         }
     }
+}
+
+fn allocates(binary: &GoBinary, address: u64) -> bool {
+    binary.function_at(address).is_some_and(|(name, _)| name.starts_with(ALLOCATORS))
+}
+
+/// A stack as the kernel walked it, with the allocator's caller in its place.
+/// The kernel leaves the caller out where the allocator has not pushed its frame
+/// pointer yet: older ones always do, all do up to Go 1.20, which pushes it later.
+/// Where a stack's place was taken the leaf is left out (`go_exact`).
+fn with_caller(mut stack: Vec<u64>, caller: u64, is_leaf: impl Fn(u64) -> bool) -> Vec<u64> {
+    let at = usize::from(stack.first().is_some_and(|pc| is_leaf(*pc)));
+    if caller != 0 && stack.get(at) != Some(&caller) {
+        stack.insert(at, caller);
+    }
+    stack
 }
 
 /// Begin exact mode where it is wanted; gives a line for the log, or why not.
@@ -379,4 +396,24 @@ pub fn start_every(
     };
     let interval_ns = u64::try_from(options.interval.as_nanos()).unwrap_or(u64::MAX);
     Some(Ok((Every::start(watch, interval_ns), detail)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_put_where_the_kernel_left_it_out() {
+        const LEAF: u64 = 1;
+        let whole = vec![LEAF, 2, 3, 4];
+        for walked in [&whole[..], &[LEAF, 3, 4]] {
+            assert_eq!(with_caller(walked.to_vec(), 2, |pc| pc == LEAF), whole);
+        }
+        // Without the leaf.
+        for walked in [&whole[1..], &[3, 4]] {
+            assert_eq!(with_caller(walked.to_vec(), 2, |pc| pc == LEAF), whole[1..]);
+        }
+        assert_eq!(with_caller(Vec::new(), 2, |pc| pc == LEAF), [2], "the stack was lost");
+        assert_eq!(with_caller(whole.clone(), 0, |pc| pc == LEAF), whole, "it was not read");
+    }
 }
