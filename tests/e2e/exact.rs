@@ -120,7 +120,7 @@ fn watch(running: &mut [Counting], more: &[&str], env: &[(&str, &str)]) -> (Valu
     (serde_json::from_str(&last).unwrap(), truths)
 }
 
-/// Stacks that may be lost: of what is preempted in the middle.
+/// Stacks that may be lost: the runtime's own, that are just being made.
 const FEW_STACKS: u64 = 20;
 
 /// The report says of each what it says itself.
@@ -137,19 +137,13 @@ fn compare(report: &Value, running: &[Counting], truths: &[Truth]) {
             assert!(n.as_u64().unwrap() <= most, "{what}: {reason}: {n}");
         }
         assert!(!truth.is_empty());
-        let mut missing = 0;
         for (tenant, by_type) in truth {
             let counted = counted(report, pid, tenant);
             for (name, want) in by_type {
                 let got = counted.get(name).copied().unwrap_or_default();
-                let each = want[1] / want[0];
-                assert_eq!(got[1], got[0] * each, "{what}: {tenant} {name}: {counted:#?}");
-                assert!(got[0] <= want[0], "{what}: {tenant} {name}: {counted:#?}");
-                missing += want[0] - got[0];
+                assert_eq!(got, *want, "{what}: {tenant} {name}: {counted:#?}");
             }
         }
-        let lost = target["exact"]["lost"]["exact_stacks_lost"].as_u64().unwrap();
-        assert!(missing <= lost, "{what}: {missing} are missing, {lost} stacks: {report:#}");
         let line = report["allocations"]
             .as_array()
             .unwrap()

@@ -313,17 +313,10 @@ impl Every {
     fn type_name(&self, typ: u64, stack: &[u64], symbolizer: &Symbolizer) -> Option<String> {
         let binary = symbolizer.binary();
         // The allocator's caller, and where that returns to.
-        let (mut by, mut called_at) = (None, None);
-        for pc in stack {
-            let at = pc.wrapping_sub(self.bias);
-            if by.is_some() {
-                called_at = Some(at);
-                break;
-            }
-            let (name, _) = binary.function_at(at.wrapping_sub(1))?;
-            by = (!name.starts_with(ALLOCATORS)).then_some(name);
-        }
-        let by = by?;
+        let at = stack.iter().map(|pc| pc.wrapping_sub(self.bias));
+        let mut callers = at.skip_while(|at| allocates(binary, at.wrapping_sub(1)));
+        let (by, _) = binary.function_at(callers.next()?.wrapping_sub(1))?;
+        let called_at = callers.next();
         if typ != 0 {
             let name = types::name(binary, typ.wrapping_sub(self.bias))?;
             let array = ARRAYS.contains(&by.as_str());
